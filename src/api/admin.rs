@@ -1,0 +1,121 @@
+//! Health, readiness and metrics, on a listener of their own.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use hyper::body::Incoming;
+use prometheus::{Encoder, TextEncoder};
+
+use super::{body::Body, listener::Service};
+use crate::{
+    runtime::Shutdown,
+    storage::{ListQuery, SharedStorage, layout},
+};
+
+/// How long readiness waits for the storage.
+const STORAGE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// Whether requests should be sent here.
+#[derive(Debug)]
+pub struct Readiness {
+    storage: SharedStorage,
+    shutdown: Shutdown,
+    serving: AtomicBool,
+}
+
+impl Readiness {
+    /// Not ready yet. Ready is: serving, not stopping, and the storage answers.
+    #[must_use]
+    pub const fn new(storage: SharedStorage, shutdown: Shutdown) -> Self {
+        Self { storage, shutdown, serving: AtomicBool::new(false) }
+    }
+
+    /// The listeners are up.
+    pub fn serving(&self) {
+        self.serving.store(true, Ordering::Release);
+    }
+
+    async fn check(&self) -> Result<(), &'static str> {
+        if self.shutdown.has_begun() {
+            return Err("stopping\n");
+        }
+        if !self.serving.load(Ordering::Acquire) {
+            return Err("starting\n");
+        }
+        let repositories = layout::repositories();
+        let probe = self.storage.list(&repositories, ListQuery::children(1));
+        match tokio::time::timeout(STORAGE_TIMEOUT, probe).await {
+            Ok(Ok(_listing)) => Ok(()),
+            Ok(Err(_)) => Err("the storage fails\n"),
+            Err(_elapsed) => Err("the storage does not answer\n"),
+        }
+    }
+}
+
+/// Serves `/healthz`, `/readyz` and `/metrics`.
+#[derive(Debug)]
+pub struct Admin {
+    readiness: Arc<Readiness>,
+    metrics: prometheus::Registry,
+}
+
+impl Admin {
+    /// Serves what `readiness` says and what is registered in `metrics`.
+    #[must_use]
+    pub const fn new(readiness: Arc<Readiness>, metrics: prometheus::Registry) -> Self {
+        Self { readiness, metrics }
+    }
+
+    fn metrics(&self) -> Response<Body> {
+        let encoder = TextEncoder::new();
+        let mut text = Vec::new();
+        match encoder.encode(&self.metrics.gather(), &mut text) {
+            Ok(()) => {
+                let mut response = Response::new(Body::full(text));
+                let format = HeaderValue::from_static("text/plain; version=0.0.4");
+                response.headers_mut().insert(header::CONTENT_TYPE, format);
+                response
+            }
+            Err(error) => {
+                tracing::error!(%error, "metrics could not be written");
+                text_response(StatusCode::INTERNAL_SERVER_ERROR, "metrics could not be written\n")
+            }
+        }
+    }
+}
+
+impl Service for Admin {
+    async fn call(
+        self: Arc<Self>,
+        _peer: SocketAddr,
+        request: Request<Incoming>,
+    ) -> Response<Body> {
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            return text_response(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "only GET and HEAD are allowed here\n",
+            );
+        }
+        match request.uri().path() {
+            "/healthz" => text_response(StatusCode::OK, "alive\n"),
+            "/readyz" => match self.readiness.check().await {
+                Ok(()) => text_response(StatusCode::OK, "ready\n"),
+                Err(reason) => text_response(StatusCode::SERVICE_UNAVAILABLE, reason),
+            },
+            "/metrics" => self.metrics(),
+            _ => text_response(StatusCode::NOT_FOUND, "here are /healthz, /readyz and /metrics\n"),
+        }
+    }
+}
+
+fn text_response(status: StatusCode, text: &'static str) -> Response<Body> {
+    let mut response = Response::new(Body::full(text));
+    *response.status_mut() = status;
+    response
+}

@@ -1,0 +1,92 @@
+//! `/v2/<name>/blobs/<digest>`
+
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
+
+use super::{
+    Api,
+    body::Body,
+    dispatch::{Answer, empty_response},
+    range,
+    request::Call,
+};
+use crate::oci::{Digest, RepositoryName};
+
+/// Header with the digest of what is sent.
+pub(super) static CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+
+/// Bytes of a digest never change.
+const CACHE_FOR_EVER: HeaderValue = HeaderValue::from_static("max-age=31536000, immutable");
+
+pub(super) async fn head(
+    api: &Api,
+    name: RepositoryName,
+    (digest, call): (&Digest, &Call),
+) -> Answer {
+    let size_bytes = api.registry.repository(name).stat_blob(digest).await?;
+    if is_fresh(&call.headers, digest) {
+        return Ok(not_modified(digest));
+    }
+    let mut response = Response::new(Body::empty());
+    let headers = response.headers_mut();
+    describe(headers, digest);
+    headers.insert(header::CONTENT_LENGTH, size_bytes.into());
+    Ok(response)
+}
+
+pub(super) async fn get(
+    api: &Api,
+    name: RepositoryName,
+    (digest, call): (&Digest, &Call),
+) -> Answer {
+    let repository = api.registry.repository(name);
+    if is_fresh(&call.headers, digest) {
+        repository.stat_blob(digest).await?;
+        return Ok(not_modified(digest));
+    }
+    let mut response =
+        range::respond(&repository, digest, range::wanted(&call.headers, digest)).await?;
+    describe(response.headers_mut(), digest);
+    Ok(response)
+}
+
+pub(super) async fn delete(api: &Api, name: RepositoryName, digest: Digest) -> Answer {
+    let repository = api.registry.repository(name);
+    api.tasks
+        .detached("delete blob", async move { repository.delete_blob(&digest).await })
+        .await??;
+    Ok(empty_response(StatusCode::ACCEPTED))
+}
+
+/// Headers that every answer about a blob carries.
+fn describe(headers: &mut HeaderMap, digest: &Digest) {
+    let octets = HeaderValue::from_static("application/octet-stream");
+    headers.entry(header::CONTENT_TYPE).or_insert(octets);
+    headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    headers.insert(header::CACHE_CONTROL, CACHE_FOR_EVER);
+    identify(headers, digest);
+}
+
+/// The digest, as itself and as the entity tag.
+pub(super) fn identify(headers: &mut HeaderMap, digest: &Digest) {
+    headers.insert(&CONTENT_DIGEST, header_text(digest.to_string()));
+    headers.insert(header::ETAG, header_text(format!("\"{digest}\"")));
+}
+
+pub(super) fn header_text(text: String) -> HeaderValue {
+    HeaderValue::try_from(text).expect("digests and numbers are header values")
+}
+
+/// Whether the client says it has these bytes already (RFC 9110, section 13.1.2).
+pub(super) fn is_fresh(headers: &HeaderMap, digest: &Digest) -> bool {
+    let own = format!("\"{digest}\"");
+    let values =
+        headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+    let mut tags = values.flat_map(|value| value.split(',')).map(str::trim);
+    tags.any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == own)
+}
+
+pub(super) fn not_modified(digest: &Digest) -> Response<Body> {
+    let mut response = empty_response(StatusCode::NOT_MODIFIED);
+    identify(response.headers_mut(), digest);
+    response
+}

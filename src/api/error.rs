@@ -1,0 +1,218 @@
+//! The one map from failures to answers.
+
+use http::{HeaderValue, Response, StatusCode, header};
+
+use super::{body::Body, route::InvalidRoute};
+use crate::{
+    oci::{
+        ErrorBody, ErrorCode, InvalidChunkRange, InvalidDigest, InvalidName, InvalidReference,
+        InvalidTag,
+    },
+    registry,
+    runtime::{Abandoned, BodyError, ByteSize},
+    storage::{self, Fault},
+};
+
+/// After how many seconds a client should try again while the storage is in trouble.
+const RETRY_AFTER_SECONDS: u16 = 2;
+
+/// A request that is answered with an error.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    #[error(transparent)]
+    Route(#[from] InvalidRoute),
+    #[error("this resource can only be used with {allowed}")]
+    Method { allowed: &'static str },
+    #[error("{name}={value:?} is not accepted: {accepted} is expected")]
+    Query { name: &'static str, value: String, accepted: &'static str },
+    #[error("the query must name the digest of the blob: ?digest=sha256:…")]
+    DigestMissing,
+    #[error("the {what} in the request is malformed: {source}")]
+    Digest { what: &'static str, source: InvalidDigest },
+    #[error(transparent)]
+    Tag(#[from] InvalidTag),
+    #[error(transparent)]
+    Name(#[from] InvalidName),
+    #[error(transparent)]
+    ChunkRange(#[from] InvalidChunkRange),
+    #[error("at most {limit} tags can be named in one request")]
+    TooManyTags { limit: usize },
+    #[error("a manifest has at most {limit} here; this one is longer")]
+    ManifestTooLarge { limit: ByteSize },
+    #[error(transparent)]
+    Body(BodyError),
+    #[error(transparent)]
+    Abandoned(#[from] Abandoned),
+    #[error(transparent)]
+    Registry(#[from] registry::Error),
+}
+
+/// How a failure is answered.
+struct Answer {
+    status: StatusCode,
+    code: ErrorCode,
+}
+
+const fn answer(status: StatusCode, code: ErrorCode) -> Answer {
+    Answer { status, code }
+}
+
+impl Error {
+    fn answer(&self) -> Answer {
+        match self {
+            Self::Route(error) => route_answer(error),
+            Self::Method { .. } => answer(StatusCode::METHOD_NOT_ALLOWED, ErrorCode::Unsupported),
+            Self::Query { .. } => {
+                answer(StatusCode::BAD_REQUEST, ErrorCode::PaginationNumberInvalid)
+            }
+            Self::DigestMissing | Self::Digest { .. } => {
+                answer(StatusCode::BAD_REQUEST, ErrorCode::DigestInvalid)
+            }
+            Self::Tag(_) => answer(StatusCode::BAD_REQUEST, ErrorCode::TagInvalid),
+            Self::Name(_) => answer(StatusCode::BAD_REQUEST, ErrorCode::NameInvalid),
+            Self::ChunkRange(_) => answer(StatusCode::BAD_REQUEST, ErrorCode::BlobUploadInvalid),
+            Self::TooManyTags { .. } => answer(StatusCode::URI_TOO_LONG, ErrorCode::TagInvalid),
+            Self::ManifestTooLarge { .. } => {
+                answer(StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::ManifestInvalid)
+            }
+            Self::Body(error) => body_answer(error),
+            Self::Abandoned(Abandoned) => unexpected(),
+            Self::Registry(error) => registry_answer(error),
+        }
+    }
+
+    /// The answer to send. Failures of the server are logged here, and only here; their text stays inside.
+    pub(super) fn into_response(self) -> Response<Body> {
+        let Answer { status, code } = self.answer();
+        let message = if status.is_server_error() {
+            tracing::error!(error = %Chain(&self), status = status.as_u16(), "a request failed");
+            public_message(status).to_owned()
+        } else {
+            self.to_string()
+        };
+        let body = ErrorBody::new(code, message, self.detail()).to_json();
+        let mut response = Response::new(Body::full(body));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(header::RETRY_AFTER, RETRY_AFTER_SECONDS.into());
+        }
+        match self {
+            Self::Method { allowed } => {
+                headers.insert(header::ALLOW, HeaderValue::from_static(allowed));
+            }
+            Self::Registry(registry::Error::RangeOutside { size_bytes, .. }) => {
+                let total = HeaderValue::try_from(format!("bytes */{size_bytes}"));
+                headers.insert(header::CONTENT_RANGE, total.expect("digits are a header value"));
+            }
+            _ => {}
+        }
+        response
+    }
+
+    fn detail(&self) -> Option<serde_json::Value> {
+        let Self::Registry(registry::Error::ManifestBlobUnknown { digests }) = self else {
+            return None;
+        };
+        Some(
+            digests
+                .iter()
+                .map(|digest| serde_json::json!({ "digest": digest.to_string() }))
+                .collect(),
+        )
+    }
+}
+
+fn unexpected() -> Answer {
+    answer(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Unknown)
+}
+
+fn route_answer(error: &InvalidRoute) -> Answer {
+    match error {
+        InvalidRoute::Unknown => answer(StatusCode::NOT_FOUND, ErrorCode::Unsupported),
+        InvalidRoute::Name(_) => answer(StatusCode::BAD_REQUEST, ErrorCode::NameInvalid),
+        InvalidRoute::Reference(InvalidReference::Tag(_)) => {
+            answer(StatusCode::BAD_REQUEST, ErrorCode::TagInvalid)
+        }
+        InvalidRoute::Reference(InvalidReference::Digest(_)) | InvalidRoute::Digest(_) => {
+            answer(StatusCode::BAD_REQUEST, ErrorCode::DigestInvalid)
+        }
+        InvalidRoute::Upload(_) => answer(StatusCode::NOT_FOUND, ErrorCode::BlobUploadUnknown),
+    }
+}
+
+fn body_answer(error: &BodyError) -> Answer {
+    match error {
+        // Nobody is left to read it; this is for the log.
+        BodyError::Disconnected(_) => answer(StatusCode::BAD_REQUEST, ErrorCode::BlobUploadInvalid),
+        BodyError::Stalled => answer(StatusCode::REQUEST_TIMEOUT, ErrorCode::BlobUploadInvalid),
+        BodyError::TooLarge { .. } => answer(StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::SizeInvalid),
+    }
+}
+
+fn registry_answer(error: &registry::Error) -> Answer {
+    use registry::Error as E;
+    match error {
+        E::NameUnknown { .. } => answer(StatusCode::NOT_FOUND, ErrorCode::NameUnknown),
+        E::BlobUnknown { .. } => answer(StatusCode::NOT_FOUND, ErrorCode::BlobUnknown),
+        E::RangeOutside { .. } => {
+            answer(StatusCode::RANGE_NOT_SATISFIABLE, ErrorCode::RangeInvalid)
+        }
+        E::ManifestUnknown { .. } => answer(StatusCode::NOT_FOUND, ErrorCode::ManifestUnknown),
+        E::ManifestInvalid(_) => answer(StatusCode::BAD_REQUEST, ErrorCode::ManifestInvalid),
+        E::ManifestBlobUnknown { .. } => {
+            answer(StatusCode::BAD_REQUEST, ErrorCode::ManifestBlobUnknown)
+        }
+        E::BlobTooLarge { .. } => answer(StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::SizeInvalid),
+        E::UploadUnknown => answer(StatusCode::NOT_FOUND, ErrorCode::BlobUploadUnknown),
+        E::UploadOffset { .. } => {
+            answer(StatusCode::RANGE_NOT_SATISFIABLE, ErrorCode::RangeInvalid)
+        }
+        E::UploadLength { .. } => answer(StatusCode::BAD_REQUEST, ErrorCode::SizeInvalid),
+        E::DigestMismatch { .. } => answer(StatusCode::BAD_REQUEST, ErrorCode::DigestInvalid),
+        E::DeleteDisabled => answer(StatusCode::METHOD_NOT_ALLOWED, ErrorCode::Unsupported),
+        E::Body(error) => body_answer(error),
+        E::Abandoned(Abandoned) => unexpected(),
+        E::Storage(error) => storage_answer(error),
+    }
+}
+
+fn storage_answer(error: &storage::Error) -> Answer {
+    match error {
+        // Every miss that a client may see has a meaning of its own above; this one is ours.
+        storage::Error::NotFound { .. } | storage::Error::RangeOutside { .. } => unexpected(),
+        storage::Error::Failed { fault, .. } => match fault {
+            Fault::Full => answer(StatusCode::INSUFFICIENT_STORAGE, ErrorCode::Unavailable),
+            Fault::Busy | Fault::Unavailable | Fault::Denied | Fault::Other => {
+                answer(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable)
+            }
+            Fault::Corrupt => unexpected(),
+        },
+    }
+}
+
+fn public_message(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::INSUFFICIENT_STORAGE => "the registry's storage has no room left",
+        StatusCode::SERVICE_UNAVAILABLE => {
+            "the registry's storage does not answer; try again later"
+        }
+        _ => "the registry failed unexpectedly; its log says why",
+    }
+}
+
+/// Shows an error with everything that caused it.
+pub(super) struct Chain<'e>(pub(super) &'e (dyn std::error::Error + 'static));
+
+impl std::fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}

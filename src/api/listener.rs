@@ -1,0 +1,195 @@
+//! Accepting connections and speaking HTTP on them.
+
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use http::{Request, Response};
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+};
+use tokio::{
+    io::AsyncWriteExt,
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+};
+
+use super::{body::Body, stall::StallGuard};
+use crate::runtime::{ByteSize, Shutdown, Tasks};
+
+/// Headers of one request.
+const HEADERS_MAX: usize = 128;
+
+/// Requests at once on one HTTP/2 connection.
+const STREAMS_MAX: u32 = 256;
+
+/// How often an idle HTTP/2 peer is asked whether it is still there.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+
+/// How long accepting pauses when the process has no descriptor left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// First byte of a TLS handshake record.
+const TLS_HANDSHAKE: u8 = 0x16;
+
+/// What Go's server says, and what clients recognise. They try TLS first on registries they were told are
+/// insecure, and a connection that is merely closed confuses some of them.
+const PLAIN_HTTP_HERE: &[u8] =
+    b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTPS request to an HTTP server.\n";
+
+/// Limits on connections.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Connections at once; further ones wait to be accepted. Default: 4096.
+    pub connections: usize,
+    /// Bytes of a request's line and headers together. Default: 64 KiB.
+    pub header_max: ByteSize,
+    /// Time for a request's headers to arrive, counted from the end of the request before; so it also
+    /// bounds how long a connection may be idle. Default: 75 s.
+    pub header_timeout: Duration,
+    /// No progress in sending for this long ends the connection. Default: 2 min.
+    pub write_timeout: Duration,
+}
+
+/// Something that answers requests.
+pub trait Service: Send + Sync + 'static {
+    /// Answers one request of the client at `peer`.
+    fn call(
+        self: Arc<Self>,
+        peer: SocketAddr,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Response<Body>> + Send;
+}
+
+/// A bound socket whose connections are served by a [`Service`].
+#[derive(Debug)]
+pub struct Listener {
+    socket: TcpListener,
+    limits: Limits,
+}
+
+impl Listener {
+    /// Binds `address`. Connections wait in the backlog until [`Listener::serve`].
+    ///
+    /// # Errors
+    /// As binding fails: the address is in use, or is not one of this machine's.
+    pub async fn bind(address: SocketAddr, limits: Limits) -> io::Result<Self> {
+        Ok(Self { socket: TcpListener::bind(address).await?, limits })
+    }
+
+    /// The address that was bound, with the port the system chose if it was asked to.
+    ///
+    /// # Errors
+    /// If the system does not tell.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
+
+    /// Serves until `shutdown`, then stops accepting and returns. Connections end in `tasks`, each after the
+    /// request it is in.
+    pub async fn serve<S: Service>(self, service: Arc<S>, tasks: Tasks, shutdown: Shutdown) {
+        let free = Arc::new(Semaphore::new(self.limits.connections));
+        loop {
+            let accepted = tokio::select! {
+                () = shutdown.begun() => return,
+                accepted = self.accept(&free) => accepted,
+            };
+            let (stream, peer, permit) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let connection = Connection { peer, limits: self.limits, shutdown: shutdown.clone() };
+            let service = Arc::clone(&service);
+            tasks.spawn("connection", async move {
+                connection.serve(stream, service).await;
+                drop(permit);
+            });
+        }
+    }
+
+    async fn accept(
+        &self,
+        free: &Arc<Semaphore>,
+    ) -> io::Result<(TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit)> {
+        let permit = Arc::clone(free).acquire_owned().await;
+        let permit = permit.expect("the semaphore of a listener is never closed");
+        let (stream, peer) = self.socket.accept().await?;
+        Ok((stream, peer, permit))
+    }
+}
+
+struct Connection {
+    peer: SocketAddr,
+    limits: Limits,
+    shutdown: Shutdown,
+}
+
+impl Connection {
+    async fn serve<S: Service>(&self, mut stream: TcpStream, service: Arc<S>) {
+        // Answers are written whole; waiting for more to fill a packet only adds delay.
+        if stream.set_nodelay(true).is_err() || !self.has_spoken(&stream).await {
+            return;
+        }
+        let mut first = [0];
+        if stream.peek(&mut first).await.is_ok_and(|read| read == 1) && first[0] == TLS_HANDSHAKE {
+            let _client_may_have_gone = stream.write_all(PLAIN_HTTP_HERE).await;
+            return;
+        }
+        let peer = self.peer;
+        let answer = service_fn(move |request| {
+            let service = Arc::clone(&service);
+            async move { Ok::<_, Infallible>(service.call(peer, request).await) }
+        });
+        let builder = self.builder();
+        let io = TokioIo::new(Box::pin(StallGuard::new(stream, self.limits.write_timeout)));
+        let mut connection = std::pin::pin!(builder.serve_connection(io, answer));
+        let ended = tokio::select! {
+            ended = connection.as_mut() => Some(ended),
+            () = self.shutdown.begun() => None,
+        };
+        let ended = match ended {
+            Some(ended) => ended,
+            None => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(peer = %self.peer, %error, "a connection ended in an error");
+        }
+    }
+
+    /// Waits for the client's first byte, as long as headers may take or until the process stops.
+    async fn has_spoken(&self, stream: &TcpStream) -> bool {
+        tokio::select! {
+            () = self.shutdown.begun() => false,
+            readable = tokio::time::timeout(self.limits.header_timeout, stream.readable()) => {
+                matches!(readable, Ok(Ok(())))
+            }
+        }
+    }
+
+    fn builder(&self) -> auto::Builder<TokioExecutor> {
+        let header_max = usize::try_from(self.limits.header_max.0).unwrap_or(usize::MAX);
+        let mut builder = auto::Builder::new(TokioExecutor::new());
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.limits.header_timeout)
+            .max_buf_size(header_max.max(READ_BUFFER_BYTES))
+            .max_headers(HEADERS_MAX)
+            .http2()
+            .timer(TokioTimer::new())
+            .keep_alive_interval(PING_INTERVAL)
+            .max_header_list_size(u32::try_from(header_max).unwrap_or(u32::MAX))
+            .max_concurrent_streams(STREAMS_MAX);
+        builder
+    }
+}
+
+/// How much of a request body one read takes at the most. hyper grows its buffer up to this.
+const READ_BUFFER_BYTES: usize = 128 << 10;

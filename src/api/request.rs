@@ -1,0 +1,117 @@
+//! A request as handlers see it.
+
+use std::{net::SocketAddr, str::FromStr, time::Duration};
+
+use http::{HeaderMap, Method, Request, header};
+use hyper::body::Incoming;
+use percent_encoding::percent_decode_str;
+
+use super::{Api, body, error::Error, location::Locations};
+use crate::{
+    oci::{Digest, InvalidDigest},
+    runtime::BodyStream,
+};
+
+/// One request, understood as far as every handler needs it.
+pub(super) struct Call {
+    pub(super) method: Method,
+    pub(super) path: String,
+    pub(super) headers: HeaderMap,
+    pub(super) locations: Locations,
+    query: Vec<(String, String)>,
+    body: Incoming,
+    body_timeout: Duration,
+}
+
+impl Call {
+    pub(super) fn new(api: &Api, peer: SocketAddr, request: Request<Incoming>) -> Self {
+        let (parts, incoming) = request.into_parts();
+        let locations = Locations::of(&api.config, peer, &parts);
+        Self {
+            method: parts.method,
+            path: parts.uri.path().to_owned(),
+            query: parse_query(parts.uri.query().unwrap_or_default()),
+            headers: parts.headers,
+            locations,
+            body: incoming,
+            body_timeout: api.config.body_timeout,
+        }
+    }
+
+    /// The first value of a query parameter.
+    pub(super) fn parameter(&self, name: &str) -> Option<&str> {
+        self.parameters(name).next()
+    }
+
+    /// Every value of a query parameter.
+    pub(super) fn parameters(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.query.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The digest in a query parameter, if it is there.
+    pub(super) fn digest_parameter(&self, name: &'static str) -> Result<Option<Digest>, Error> {
+        let parse = |text: &str| {
+            text.parse().map_err(|source: InvalidDigest| Error::Digest { what: name, source })
+        };
+        self.parameter(name).map(parse).transpose()
+    }
+
+    /// The page size `n`, if it is there.
+    pub(super) fn page_size(&self) -> Result<Option<usize>, Error> {
+        let parse = |text: &str| {
+            let refuse = |_| Error::Query {
+                name: "n",
+                value: text.chars().take(40).collect(),
+                accepted: "a whole number from 0 on",
+            };
+            usize::from_str(text).map_err(refuse)
+        };
+        self.parameter("n").map(parse).transpose()
+    }
+
+    /// A header's value, if it is there once and is text.
+    pub(super) fn header(&self, name: &header::HeaderName) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    /// The announced length of the body, in bytes.
+    pub(super) fn content_length(&self) -> Option<u64> {
+        self.header(&header::CONTENT_LENGTH)?.parse().ok()
+    }
+
+    /// The body.
+    pub(super) fn into_body(self) -> BodyStream {
+        body::incoming(self.body, self.body_timeout)
+    }
+}
+
+/// Splits a query into its parameters. `+` stays what it is: digests and tags have no spaces, and media
+/// types have plus signs that some clients do not encode.
+fn parse_query(query: &str) -> Vec<(String, String)> {
+    let decode = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+    let pair = |part: &str| {
+        let (key, value) = part.split_once('=').unwrap_or((part, ""));
+        (decode(key), decode(value))
+    };
+    query.split('&').filter(|part| !part.is_empty()).map(pair).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_are_decoded_and_may_repeat() {
+        let query = parse_query("digest=sha256%3Aab&tag=a&tag=b&&flag&type=application/x+json");
+        let expected = [
+            ("digest", "sha256:ab"),
+            ("tag", "a"),
+            ("tag", "b"),
+            ("flag", ""),
+            ("type", "application/x+json"),
+        ];
+        let expected: Vec<_> =
+            expected.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        assert_eq!(query, expected);
+    }
+}

@@ -1,0 +1,125 @@
+//! A connection that does not wait for ever for a client that has stopped reading.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Instant, Sleep},
+};
+
+pin_project_lite::pin_project! {
+    /// Fails a write that makes no progress for `timeout`. Reading is left alone: its limits depend on what
+    /// is being read.
+    pub(super) struct StallGuard<T> {
+        #[pin]
+        inner: T,
+        timeout: Duration,
+        #[pin]
+        deadline: Sleep,
+        waiting: bool,
+    }
+}
+
+impl<T> StallGuard<T> {
+    pub(super) fn new(inner: T, timeout: Duration) -> Self {
+        Self { inner, timeout, deadline: tokio::time::sleep(timeout), waiting: false }
+    }
+
+    /// Passes on what a write did, and begins or ends waiting accordingly.
+    fn watch<R>(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        polled: Poll<io::Result<R>>,
+    ) -> Poll<io::Result<R>> {
+        let mut this = self.project();
+        if polled.is_ready() {
+            *this.waiting = false;
+            return polled;
+        }
+        if !*this.waiting {
+            *this.waiting = true;
+            this.deadline.as_mut().reset(Instant::now() + *this.timeout);
+        }
+        ready!(this.deadline.poll(context));
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client has stopped reading")))
+    }
+}
+
+impl<T: AsyncRead> AsyncRead for StallGuard<T> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.project().inner.poll_read(context, buffer)
+    }
+}
+
+impl<T: AsyncWrite> AsyncWrite for StallGuard<T> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let polled = self.as_mut().project().inner.poll_write(context, bytes);
+        self.watch(context, polled)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let polled = self.as_mut().project().inner.poll_write_vectored(context, slices);
+        self.watch(context, polled)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = self.as_mut().project().inner.poll_flush(context);
+        self.watch(context, polled)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = self.as_mut().project().inner.poll_shutdown(context);
+        self.watch(context, polled)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_stops_is_given_up() {
+        let (server, _client) = tokio::io::duplex(16);
+        let mut guarded = StallGuard::new(server, Duration::from_secs(5));
+        let error = guarded.write_all(&[0; 64]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_reader_is_served_to_the_end() {
+        let (server, mut client) = tokio::io::duplex(16);
+        let mut guarded = StallGuard::new(server, Duration::from_secs(5));
+        let reader = tokio::spawn(async move {
+            let mut read = 0;
+            while read < 64 {
+                tokio::time::sleep(Duration::from_secs(4)).await;
+                read += client.read(&mut [0; 16]).await.unwrap();
+            }
+        });
+        guarded.write_all(&[0; 64]).await.unwrap();
+        reader.await.unwrap();
+    }
+}

@@ -1,0 +1,179 @@
+//! The configuration: every module's settings, from one file and the environment.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    api, registry,
+    runtime::{ByteSize, Environment, Section, Settings, SettingsError},
+    storage, telemetry,
+};
+
+/// Memory for all buffers of transfers.
+const BUFFERS: ByteSize = ByteSize::mebibytes(128);
+
+/// Less than this, and a single upload to S3 would have no room for its parts.
+const BUFFERS_LEAST: ByteSize = ByteSize::mebibytes(16);
+
+/// Everything that can be configured.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Section `log`.
+    pub log: telemetry::Config,
+    /// Section `api`.
+    pub api: api::Config,
+    /// Section `storage`.
+    pub storage: storage::Config,
+    /// Section `registry`.
+    pub registry: registry::Config,
+    /// Section `memory`.
+    pub memory: MemoryConfig,
+}
+
+/// Limits on memory, section `memory`.
+#[derive(Clone, Copy, Debug)]
+pub struct MemoryConfig {
+    /// Bytes that the buffers of all transfers hold together, at least 16 MiB. Default: 128 MiB. Transfers
+    /// beyond it wait for each other.
+    pub buffers: ByteSize,
+}
+
+/// A configuration and how it was understood.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The settings.
+    pub config: Config,
+    /// Every key with its value in force, as YAML, secrets hidden.
+    pub effective: String,
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file cannot be read.
+    #[error("the configuration file {} cannot be read: {source}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// It can be read and not be used.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+}
+
+impl Config {
+    /// Reads the file, if there is one, and the environment.
+    ///
+    /// # Errors
+    /// [`Error::File`], or [`Error::Settings`] with everything that is wrong.
+    pub fn load(file: Option<&Path>, environment: &dyn Environment) -> Result<Loaded, Error> {
+        let (name, text) = match file {
+            None => ("the environment".to_owned(), String::new()),
+            Some(path) => {
+                let text = fs::read_to_string(path);
+                let text = text.map_err(|source| Error::File { path: path.to_owned(), source })?;
+                (path.display().to_string(), text)
+            }
+        };
+        Ok(Self::parse(&name, &text, environment)?)
+    }
+
+    /// Reads the `text` of the file called `name`, and the environment.
+    ///
+    /// # Errors
+    /// [`SettingsError`] with everything that is wrong.
+    pub fn parse(
+        name: &str,
+        text: &str,
+        environment: &dyn Environment,
+    ) -> Result<Loaded, SettingsError> {
+        let settings = Settings::new(name, text, environment);
+        let mut root = settings.root();
+        let config = Self {
+            log: telemetry::Config::read(&mut root.section("log")),
+            api: api::Config::read(&mut root.section("api")),
+            storage: storage::Config::read(&mut root.section("storage")),
+            registry: registry::Config::read(&mut root.section("registry")),
+            memory: MemoryConfig::read(&mut root.section("memory")),
+        };
+        drop(root);
+        Ok(Loaded { config, effective: settings.finish()? })
+    }
+}
+
+impl MemoryConfig {
+    fn read(section: &mut Section<'_>) -> Self {
+        let buffers = section.get("buffers", BUFFERS);
+        if buffers < BUFFERS_LEAST {
+            let message = format!("at least {BUFFERS_LEAST} is expected");
+            section.problem("buffers", Some(buffers.to_string()), message);
+        }
+        Self { buffers }
+    }
+}
+
+/// The environment of this process.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ProcessEnvironment;
+
+impl Environment for ProcessEnvironment {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the one place that reads the environment"
+    )]
+    fn variables(&self) -> Vec<(String, String)> {
+        let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        };
+        std::env::vars_os().filter_map(text).collect()
+    }
+
+    fn read_file(&self, path: &Path) -> io::Result<String> {
+        fs::read_to_string(path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Nothing;
+
+    impl Environment for Nothing {
+        fn variables(&self) -> Vec<(String, String)> {
+            Vec::new()
+        }
+
+        fn read_file(&self, _path: &Path) -> io::Result<String> {
+            Err(io::ErrorKind::NotFound.into())
+        }
+    }
+
+    #[test]
+    fn no_configuration_is_a_good_one() {
+        let loaded = Config::parse("none", "", &Nothing).unwrap();
+        assert!(matches!(loaded.config.storage, storage::Config::Directory { .. }));
+        assert!(loaded.config.api.listen.iter().all(|address| address.ip().is_loopback()));
+    }
+
+    #[test]
+    fn what_is_shown_as_effective_is_itself_a_configuration() {
+        let loaded = Config::parse("none", "", &Nothing).unwrap();
+        let again = Config::parse("shown", &loaded.effective, &Nothing).unwrap();
+        assert_eq!(again.effective, loaded.effective);
+    }
+
+    #[test]
+    fn listening_to_everybody_must_be_asked_for() {
+        let text = "api: {listen: '0.0.0.0:5000'}";
+        let error = Config::parse("m.yml", text, &Nothing).unwrap_err();
+        assert_eq!(error.problems.len(), 1);
+        assert_eq!(error.problems[0].key, "api.listen");
+        let text = "api: {listen: '0.0.0.0:5000', anonymous: anywhere}";
+        assert!(Config::parse("m.yml", text, &Nothing).is_ok());
+    }
+}

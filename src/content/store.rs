@@ -1,0 +1,176 @@
+//! Content by digest, on the shared storage.
+
+use std::{fmt, ops::Range, time::Duration};
+
+use bytes::Bytes;
+use futures_util::TryStreamExt;
+use moka::future::Cache;
+
+use super::{Error, Received, hash::HashPipeline, receive};
+use crate::{
+    oci::{ByteRange, Digest, Hasher},
+    runtime::BodyStream,
+    storage::{self, ObjectStream, Opened, Piece, SharedStorage, layout},
+};
+
+/// Sizes remembered at once. An entry is about 200 bytes.
+const KNOWN_SIZES: u64 = 100_000;
+
+/// Above this length it pays to ask whether the content is there already, before the storage is made to
+/// copy it.
+const WORTH_ASKING_BYTES: u64 = 64 << 20;
+
+/// Content that is being read.
+pub struct Content {
+    /// Length of the whole content in bytes.
+    pub size_bytes: u64,
+    /// Which of its bytes follow.
+    pub range: Range<u64>,
+    /// The bytes. Ends in an error if it cannot give all of them.
+    pub stream: ObjectStream,
+}
+
+impl fmt::Debug for Content {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Content").field("range", &self.range).finish_non_exhaustive()
+    }
+}
+
+/// All content, whoever refers to it.
+#[derive(Clone, Debug)]
+pub struct ContentStore {
+    storage: SharedStorage,
+    /// A digest's length never changes; but another process may delete the bytes, so this is forgotten
+    /// after a while.
+    sizes: Cache<Digest, u64>,
+}
+
+impl ContentStore {
+    /// Content on `storage`. That something exists is believed for `known_for`.
+    #[must_use]
+    pub fn new(storage: SharedStorage, known_for: Duration) -> Self {
+        let sizes = Cache::builder().max_capacity(KNOWN_SIZES).time_to_live(known_for).build();
+        Self { storage, sizes }
+    }
+
+    /// Length of the content in bytes.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`], or a fault of the storage.
+    pub async fn stat(&self, digest: &Digest) -> Result<u64, Error> {
+        if let Some(size_bytes) = self.sizes.get(digest).await {
+            return Ok(size_bytes);
+        }
+        let meta =
+            self.storage.head(&layout::blob(digest)).await.map_err(|error| named(error, digest))?;
+        self.sizes.insert(*digest, meta.size_bytes).await;
+        Ok(meta.size_bytes)
+    }
+
+    /// Opens the content for reading, whole or at a range.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`], [`Error::RangeOutside`], or a fault of the storage.
+    pub async fn open(&self, digest: &Digest, range: Option<ByteRange>) -> Result<Content, Error> {
+        let opened = self.storage.open(&layout::blob(digest), range).await;
+        let Opened { meta, range, stream } = opened.map_err(|error| named(error, digest))?;
+        self.sizes.insert(*digest, meta.size_bytes).await;
+        Ok(Content { size_bytes: meta.size_bytes, range, stream })
+    }
+
+    /// Reads small content whole and checks it against its digest.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`]; [`Error::Mismatch`] if the stored bytes are not those of the digest; or a
+    /// fault, also if there are more than `limit_bytes`.
+    pub async fn read(&self, digest: &Digest, limit_bytes: u64) -> Result<Bytes, Error> {
+        let bytes = storage::read(&*self.storage, &layout::blob(digest), limit_bytes).await;
+        let bytes = bytes.map_err(|error| named(error, digest))?;
+        verify(*digest, Digest::of(digest.algorithm(), &bytes))?;
+        Ok(bytes)
+    }
+
+    /// Stores small content under its digest, which it returns.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] if the bytes hash to something else; or a fault of the storage.
+    pub async fn put(&self, expected: Digest, bytes: Bytes) -> Result<(), Error> {
+        verify(expected, Digest::of(expected.algorithm(), &bytes))?;
+        let size_bytes = bytes.len() as u64;
+        self.storage.put(&layout::blob(&expected), bytes).await?;
+        self.sizes.insert(expected, size_bytes).await;
+        Ok(())
+    }
+
+    /// Takes in a body whose digest is known beforehand, straight to its place. Returns its length.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`], [`Error::Body`], or a fault of the storage; nothing is visible then.
+    pub async fn put_stream(
+        &self,
+        expected: Digest,
+        body: BodyStream,
+        (expected_bytes, limit_bytes): (Option<u64>, u64),
+    ) -> Result<u64, Error> {
+        let mut writer = self.storage.write(&layout::blob(&expected), expected_bytes).await?;
+        let hasher = Hasher::new(expected.algorithm());
+        let Received { size_bytes, hasher, end } =
+            receive(&mut *writer, body, hasher, limit_bytes).await?;
+        end?;
+        verify(expected, hasher.finish())?;
+        writer.commit().await?;
+        self.sizes.insert(expected, size_bytes).await;
+        Ok(size_bytes)
+    }
+
+    /// Makes stored pieces visible under the digest they were verified against.
+    ///
+    /// # Errors
+    /// A fault of the storage; nothing is visible then.
+    pub async fn promote(&self, verified: Digest, pieces: &[Piece]) -> Result<(), Error> {
+        let size_bytes = pieces.iter().map(|piece| piece.size_bytes).sum();
+        let held = size_bytes >= WORTH_ASKING_BYTES
+            && self.stat(&verified).await.is_ok_and(|held| held == size_bytes);
+        if !held {
+            self.storage.compose(pieces, &layout::blob(&verified)).await?;
+        }
+        self.sizes.insert(verified, size_bytes).await;
+        Ok(())
+    }
+
+    /// Hashes stored pieces again, for a session whose running hash is gone.
+    ///
+    /// # Errors
+    /// A fault of the storage.
+    pub async fn hash_pieces(&self, pieces: &[Piece], mut hasher: Hasher) -> Result<Hasher, Error> {
+        for piece in pieces {
+            let mut stream = self.storage.open(&piece.key, None).await?.stream;
+            let mut pipeline = HashPipeline::new(hasher);
+            while let Some(bytes) = stream.try_next().await? {
+                pipeline.update(bytes).await?;
+            }
+            hasher = pipeline.finish().await?;
+        }
+        Ok(hasher)
+    }
+
+    /// Forgets what is known of a digest, because it has turned out to be wrong.
+    pub async fn forget(&self, digest: &Digest) {
+        self.sizes.invalidate(digest).await;
+    }
+}
+
+fn verify(expected: Digest, actual: Digest) -> Result<(), Error> {
+    if expected == actual { Ok(()) } else { Err(Error::Mismatch { expected, actual }) }
+}
+
+/// Says which digest a storage error is about.
+fn named(error: storage::Error, digest: &Digest) -> Error {
+    match error {
+        storage::Error::NotFound { .. } => Error::Unknown { digest: *digest },
+        storage::Error::RangeOutside { size_bytes, .. } => {
+            Error::RangeOutside { digest: *digest, size_bytes }
+        }
+        failed @ storage::Error::Failed { .. } => Error::Storage(failed),
+    }
+}

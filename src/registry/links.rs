@@ -1,0 +1,115 @@
+//! Links: the small objects that make content part of a repository.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use moka::future::Cache;
+
+use super::Error;
+use crate::{
+    oci::{Digest, RepositoryName},
+    storage::{self, Key, SharedStorage, layout},
+};
+
+/// Links remembered at once. An entry is about 300 bytes.
+const KNOWN_LINKS: u64 = 100_000;
+
+/// Longest link: a digest, and whatever white space an editor left behind it.
+const LINK_MAX_BYTES: u64 = 256;
+
+/// What a link makes part of a repository.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum LinkKind {
+    /// A blob.
+    Layer,
+    /// A manifest.
+    Revision,
+}
+
+impl LinkKind {
+    fn key(self, name: &RepositoryName, digest: &Digest) -> Key {
+        match self {
+            Self::Layer => layout::layer_link(name, digest),
+            Self::Revision => layout::revision_link(name, digest),
+        }
+    }
+}
+
+/// The links of all repositories. One that was seen is believed for a while; a missing one never is.
+#[derive(Debug)]
+pub(super) struct Links {
+    storage: SharedStorage,
+    known: Cache<(LinkKind, RepositoryName, Digest), Digest>,
+}
+
+impl Links {
+    pub(super) fn new(storage: SharedStorage, known_for: Duration) -> Self {
+        let known = Cache::builder().max_capacity(KNOWN_LINKS).time_to_live(known_for).build();
+        Self { storage, known }
+    }
+
+    /// The digest under which the linked content is stored, which may differ from the one it is linked by;
+    /// `None` if it is not linked.
+    pub(super) async fn resolve(
+        &self,
+        kind: LinkKind,
+        name: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<Option<Digest>, Error> {
+        let entry = (kind, name.clone(), *digest);
+        if let Some(stored) = self.known.get(&entry).await {
+            return Ok(Some(stored));
+        }
+        let stored = self.read(&kind.key(name, digest)).await?;
+        if let Some(stored) = stored {
+            self.known.insert(entry, stored).await;
+        }
+        Ok(stored)
+    }
+
+    /// What the link at `key` points to. A broken one points nowhere, as if it were missing: pushing again
+    /// mends it.
+    pub(super) async fn read(&self, key: &Key) -> Result<Option<Digest>, Error> {
+        let bytes = match storage::read(&*self.storage, key, LINK_MAX_BYTES).await {
+            Ok(bytes) => bytes,
+            Err(error) if error.is_not_found() => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let digest = std::str::from_utf8(&bytes).ok().and_then(|text| text.trim().parse().ok());
+        if digest.is_none() {
+            tracing::warn!(%key, "this link does not hold a digest and is treated as missing");
+        }
+        Ok(digest)
+    }
+
+    /// Makes content part of a repository.
+    pub(super) async fn add(
+        &self,
+        kind: LinkKind,
+        name: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<(), Error> {
+        self.write(&kind.key(name, digest), digest).await?;
+        self.known.insert((kind, name.clone(), *digest), *digest).await;
+        Ok(())
+    }
+
+    /// Writes a link at any key.
+    pub(super) async fn write(&self, key: &Key, digest: &Digest) -> Result<(), Error> {
+        Ok(self.storage.put(key, Bytes::from(digest.to_string())).await?)
+    }
+
+    /// Takes content out of a repository; says whether it was in it.
+    pub(super) async fn remove(
+        &self,
+        kind: LinkKind,
+        name: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<bool, Error> {
+        let key = kind.key(name, digest);
+        let existed = self.read(&key).await?.is_some();
+        self.storage.delete(std::slice::from_ref(&key)).await?;
+        self.known.invalidate(&(kind, name.clone(), *digest)).await;
+        Ok(existed)
+    }
+}

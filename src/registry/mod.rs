@@ -1,0 +1,113 @@
+//! What a registry means: repositories, and in them blobs, manifests, tags, referrers and uploads.
+//!
+//! No HTTP and no authorisation here: callers have decided who may call.
+
+mod blobs;
+mod catalog;
+mod config;
+mod error;
+mod links;
+mod manifests;
+mod metrics;
+mod ordered;
+mod purge;
+mod reaper;
+mod referrers;
+mod session;
+mod tags;
+mod uploads;
+
+use std::{fmt, sync::Arc};
+
+pub use catalog::CatalogPage;
+pub use config::{Config, References, UploadsConfig};
+pub use error::Error;
+pub use manifests::StoredManifest;
+pub use metrics::register as register_metrics;
+pub use purge::run as run_purges;
+pub use referrers::ReferrersPage;
+pub use tags::TagPage;
+pub use uploads::{Chunk, UploadStatus};
+
+use crate::{
+    content::ContentStore,
+    oci::RepositoryName,
+    runtime::Tasks,
+    storage::{ListQuery, SharedStorage, layout},
+};
+use links::Links;
+use manifests::ManifestMemory;
+use reaper::Reaper;
+use referrers::Subjects;
+use session::Sessions;
+
+/// All repositories on one storage. Several processes may each have one on the same storage.
+#[derive(Debug)]
+pub struct Registry {
+    config: Config,
+    storage: SharedStorage,
+    content: ContentStore,
+    links: Links,
+    manifests: ManifestMemory,
+    subjects: Subjects,
+    sessions: Sessions,
+    reaper: Reaper,
+}
+
+impl Registry {
+    /// The registry on `storage`. Its background work runs in `tasks`.
+    #[must_use]
+    pub fn new(config: Config, storage: SharedStorage, tasks: &Tasks) -> Arc<Self> {
+        Arc::new(Self {
+            content: ContentStore::new(Arc::clone(&storage), config.known_for),
+            links: Links::new(Arc::clone(&storage), config.known_for),
+            manifests: ManifestMemory::new(config.manifest_memory),
+            subjects: Subjects::new(),
+            sessions: Sessions::new(config.uploads.age),
+            reaper: Reaper::start(Arc::clone(&storage), tasks),
+            config,
+            storage,
+        })
+    }
+
+    /// The repository called `name`, whether or not anything is in it.
+    #[must_use]
+    pub fn repository(self: &Arc<Self>, name: RepositoryName) -> Repository {
+        Repository { registry: Arc::clone(self), name }
+    }
+
+    /// Settings in force.
+    #[must_use]
+    pub const fn config(&self) -> &Config {
+        &self.config
+    }
+}
+
+/// One repository. Cheap to clone; every operation looks at the storage anew.
+#[derive(Clone)]
+pub struct Repository {
+    registry: Arc<Registry>,
+    name: RepositoryName,
+}
+
+impl Repository {
+    /// The repository's name.
+    #[must_use]
+    pub const fn name(&self) -> &RepositoryName {
+        &self.name
+    }
+
+    /// Whether anything has ever been pushed here that is still there.
+    async fn exists(&self) -> Result<bool, Error> {
+        // Folders of the layout begin with `_`, which no component of a name does.
+        let query = ListQuery::children(1).after("^");
+        let listing = self.registry.storage.list(&layout::repository(&self.name), query).await?;
+        Ok(listing.entries.first().is_some_and(|entry| entry.name().starts_with('_')))
+    }
+}
+
+impl fmt::Debug for Repository {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Repository").field(&self.name).finish()
+    }
+}

@@ -1,0 +1,336 @@
+//! Uploads: blobs on their way in.
+//!
+//! What a client has sent is stored as pieces before it is acknowledged; so a session outlives this
+//! process, and any process that shares the storage can take it up from its URL alone. A process that
+//! saw every byte also has the running hash; another one hashes the pieces again at the end.
+//!
+//! A body that comes with its digest, in a session that holds nothing yet, goes straight to its place.
+
+use std::{
+    fmt,
+    ops::Range,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use bytes::Bytes;
+use tokio::sync::MutexGuard;
+
+use super::{
+    Error, Repository,
+    links::LinkKind,
+    session::{Session, SharedSession},
+};
+use crate::{
+    content::{self, Received},
+    oci::{Algorithm, Digest, Hasher, UploadId, UploadPosition},
+    runtime::BodyStream,
+    storage::{Entry, Key, ListQuery, Piece, layout},
+};
+
+/// Bytes that a client sends into an upload.
+pub struct Chunk {
+    /// Where the client says they belong.
+    pub range: Option<Range<u64>>,
+    /// How many there are, where the client says so beforehand.
+    pub length: Option<u64>,
+    /// The bytes.
+    pub body: BodyStream,
+}
+
+impl fmt::Debug for Chunk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { range, length, .. } = self;
+        f.debug_struct("Chunk")
+            .field("range", range)
+            .field("length", length)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Where an upload stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UploadStatus {
+    /// The session.
+    pub id: UploadId,
+    /// Bytes stored.
+    pub offset: u64,
+}
+
+impl UploadStatus {
+    /// The session part of the URL for the next request.
+    #[must_use]
+    pub const fn position(&self) -> UploadPosition {
+        UploadPosition { id: self.id, offset: Some(self.offset) }
+    }
+}
+
+impl Repository {
+    /// Begins an upload. Stores nothing: the session is its identity.
+    pub async fn start_upload(&self, algorithm: Algorithm) -> UploadStatus {
+        let id = UploadId::new(&self.name, algorithm, now(), fastrand::u64(..));
+        let slot = self.registry.sessions.slot(id).await;
+        *slot.lock().await = Some(Session::empty(algorithm));
+        UploadStatus { id, offset: 0 }
+    }
+
+    /// Where an upload stands, as the storage has it.
+    ///
+    /// # Errors
+    /// [`Error::UploadUnknown`], or a fault of the storage.
+    pub async fn upload_status(&self, position: UploadPosition) -> Result<UploadStatus, Error> {
+        let slot = self.upload_slot(position).await?;
+        let mut slot = slot.lock().await;
+        let session =
+            self.session_at(&mut slot, UploadPosition { offset: None, ..position }).await?;
+        Ok(UploadStatus { id: position.id, offset: session.offset() })
+    }
+
+    /// Adds a chunk to an upload. What came before a broken end is kept, so that the client can ask
+    /// where it stands and go on from there.
+    ///
+    /// # Errors
+    /// [`Error::UploadUnknown`], [`Error::UploadOffset`] and [`Error::UploadLength`] with the session as
+    /// it was; [`Error::Body`]; or a fault of the storage.
+    ///
+    /// # Cancel safety
+    /// To be run detached: dropping the future loses what is being received.
+    pub async fn append_upload(
+        &self,
+        position: UploadPosition,
+        chunk: Chunk,
+    ) -> Result<UploadStatus, Error> {
+        let slot = self.upload_slot(position).await?;
+        let mut slot = slot.lock().await;
+        let mut session = self.session_for(&mut slot, position, chunk.range.as_ref()).await?;
+        let appended = self.append(position.id, &mut session, chunk).await;
+        let offset = session.offset();
+        *slot = Some(session);
+        appended?;
+        Ok(UploadStatus { id: position.id, offset })
+    }
+
+    /// Ends an upload with its last bytes, if any: verifies the whole against `digest` and makes it a blob
+    /// of this repository. Repeating it after success is success.
+    ///
+    /// # Errors
+    /// As [`Repository::append_upload`]; [`Error::DigestMismatch`] with the session as it was.
+    ///
+    /// # Cancel safety
+    /// To be run detached. Content, then link: stopping anywhere leaves only garbage.
+    pub async fn finish_upload(
+        &self,
+        position: UploadPosition,
+        digest: &Digest,
+        chunk: Chunk,
+    ) -> Result<(), Error> {
+        let slot = match self.upload_slot(position).await {
+            Err(Error::UploadUnknown) if self.stat_blob(digest).await.is_ok() => return Ok(()),
+            other => other?,
+        };
+        let mut slot = slot.lock().await;
+        let mut session = self.session_for(&mut slot, position, chunk.range.as_ref()).await?;
+        let finished = if session.pieces.is_empty() {
+            self.store_whole(digest, chunk).await
+        } else {
+            self.finish_pieces(position.id, &mut session, (digest, chunk)).await
+        };
+        let leftovers: Vec<Key> = session.pieces.iter().map(|piece| piece.key.clone()).collect();
+        *slot = Some(session);
+        finished?;
+        self.registry.links.add(LinkKind::Layer, &self.name, digest).await?;
+        self.registry.sessions.end(&position.id).await;
+        self.registry.reaper.remove(leftovers);
+        Ok(())
+    }
+
+    /// Stores a blob that comes in one request with its digest.
+    ///
+    /// # Errors
+    /// As [`Repository::finish_upload`].
+    ///
+    /// # Cancel safety
+    /// To be run detached.
+    pub async fn put_blob(&self, digest: &Digest, chunk: Chunk) -> Result<(), Error> {
+        self.store_whole(digest, chunk).await?;
+        self.registry.links.add(LinkKind::Layer, &self.name, digest).await
+    }
+
+    /// Ends an upload and forgets its bytes.
+    ///
+    /// # Errors
+    /// [`Error::UploadUnknown`], or a fault of the storage.
+    pub async fn cancel_upload(&self, position: UploadPosition) -> Result<(), Error> {
+        let slot = self.upload_slot(position).await?;
+        let mut slot = slot.lock().await;
+        let session =
+            self.session_at(&mut slot, UploadPosition { offset: None, ..position }).await?;
+        // For the other processes, which would take the bare identity for a new session.
+        self.registry.storage.put(&layout::upload_cancelled(&position.id), Bytes::new()).await?;
+        self.registry.sessions.end(&position.id).await;
+        self.registry.reaper.remove(session.pieces.into_iter().map(|piece| piece.key).collect());
+        Ok(())
+    }
+
+    async fn upload_slot(&self, position: UploadPosition) -> Result<SharedSession, Error> {
+        let expired = position.id.started() + self.registry.config.uploads.age < now();
+        if expired || self.registry.sessions.has_ended(&position.id).await {
+            return Err(Error::UploadUnknown);
+        }
+        Ok(self.registry.sessions.slot(position.id).await)
+    }
+
+    /// The session, known to be where the client believes it is.
+    async fn session_for(
+        &self,
+        slot: &mut MutexGuard<'_, Option<Session>>,
+        position: UploadPosition,
+        range: Option<&Range<u64>>,
+    ) -> Result<Session, Error> {
+        let claimed = range.map(|range| range.start).or(position.offset);
+        let session = self.session_at(slot, UploadPosition { offset: claimed, ..position }).await?;
+        let offset = session.offset();
+        let agrees = |claim: u64| claim == offset;
+        if claimed.is_none_or(agrees) && position.offset.is_none_or(agrees) {
+            Ok(session)
+        } else {
+            Err(Error::UploadOffset { offset })
+        }
+    }
+
+    /// The session, from memory if that agrees with the offset in `position`, else from storage.
+    async fn session_at(
+        &self,
+        slot: &mut MutexGuard<'_, Option<Session>>,
+        position: UploadPosition,
+    ) -> Result<Session, Error> {
+        // Another request may have ended it while this one waited for the slot.
+        if self.registry.sessions.has_ended(&position.id).await {
+            return Err(Error::UploadUnknown);
+        }
+        match (&**slot, position.offset) {
+            (Some(known), Some(claimed)) if known.offset() == claimed => return Ok(known.clone()),
+            // The URL says that nothing was stored when it was issued, and it is the newest there is.
+            (None, Some(0)) => return Ok(Session::empty(position.id.algorithm())),
+            _ => {}
+        }
+        let pieces = self.stored_pieces(&position.id).await?;
+        if let Some(known) = &**slot
+            && known.pieces == pieces
+        {
+            return Ok(known.clone());
+        }
+        let empty = Session::empty(position.id.algorithm());
+        let session = if pieces.is_empty() { empty } else { Session { pieces, hasher: None } };
+        **slot = Some(session.clone());
+        Ok(session)
+    }
+
+    /// The pieces of a session in storage, as far as they join up. Where two begin at one offset, because
+    /// two processes took the same chunk, the longer one is it.
+    async fn stored_pieces(&self, id: &UploadId) -> Result<Vec<Piece>, Error> {
+        let folder = layout::upload(id);
+        let mut query = ListQuery::children(1000);
+        let mut pieces: Vec<Piece> = Vec::new();
+        let mut offset = 0;
+        loop {
+            let page = self.registry.storage.list(&folder, query.clone()).await?;
+            for entry in &page.entries {
+                let Entry::Object { name, meta } = entry else { continue };
+                if name == layout::CANCELLED {
+                    return Err(Error::UploadUnknown);
+                }
+                let piece = Piece { key: folder.join(name), size_bytes: meta.size_bytes };
+                let Some(start) = layout::upload_piece_offset(name) else { continue };
+                let replaces = pieces.last().is_some_and(|last| {
+                    start + last.size_bytes == offset && last.size_bytes < piece.size_bytes
+                });
+                if replaces {
+                    pieces.pop();
+                } else if start != offset {
+                    continue;
+                }
+                offset = start + piece.size_bytes;
+                pieces.push(piece);
+            }
+            match page.entries.last() {
+                Some(last) if page.more => query = query.after(last.sort_key()),
+                _ => return Ok(pieces),
+            }
+        }
+    }
+
+    /// Stores a chunk as the session's next piece.
+    async fn append(&self, id: UploadId, session: &mut Session, chunk: Chunk) -> Result<(), Error> {
+        let offset = session.offset();
+        let announced = chunk.range.map(|range| range.end - range.start);
+        if let (Some(announced), Some(received)) = (announced, chunk.length)
+            && announced != received
+        {
+            return Err(Error::UploadLength { announced, received });
+        }
+        let limit_bytes = self.registry.config.blob_max.0.saturating_sub(offset);
+        let key = layout::upload_piece(&id, offset, fastrand::u64(..));
+        let mut writer = self.registry.storage.write(&key, chunk.length).await?;
+        let seen_all = session.hasher.is_some();
+        let hasher = session.hasher.clone().unwrap_or_else(|| Hasher::new(id.algorithm()));
+        let Received { size_bytes, hasher, end } =
+            content::receive(&mut *writer, chunk.body, hasher, limit_bytes).await?;
+        if let (Some(announced), Ok(())) = (announced, &end)
+            && announced != size_bytes
+        {
+            return Err(Error::UploadLength { announced, received: size_bytes });
+        }
+        if size_bytes > 0 {
+            writer.commit().await?;
+            session.pieces.push(Piece { key, size_bytes });
+            session.hasher = seen_all.then_some(hasher);
+        }
+        Ok(end?)
+    }
+
+    async fn store_whole(&self, digest: &Digest, chunk: Chunk) -> Result<(), Error> {
+        let limits = (chunk.length, self.registry.config.blob_max.0);
+        self.registry.content.put_stream(*digest, chunk.body, limits).await?;
+        Ok(())
+    }
+
+    async fn finish_pieces(
+        &self,
+        id: UploadId,
+        session: &mut Session,
+        (digest, chunk): (&Digest, Chunk),
+    ) -> Result<(), Error> {
+        let before = session.clone();
+        self.append(id, session, chunk).await?;
+        let verified = self.verify(session, digest).await;
+        if verified.is_err() && session.pieces.len() > before.pieces.len() {
+            // The last bytes came with a wrong digest: the session is what it was before them.
+            let added = session.pieces.split_off(before.pieces.len());
+            self.registry.reaper.remove(added.into_iter().map(|piece| piece.key).collect());
+            *session = before;
+        }
+        verified?;
+        Ok(self.registry.content.promote(*digest, &session.pieces).await?)
+    }
+
+    async fn verify(&self, session: &Session, digest: &Digest) -> Result<(), Error> {
+        let hasher = match &session.hasher {
+            Some(hasher) if hasher.algorithm() == digest.algorithm() => hasher.clone(),
+            _ => {
+                let hasher = Hasher::new(digest.algorithm());
+                self.registry.content.hash_pieces(&session.pieces, hasher).await?
+            }
+        };
+        let actual = hasher.finish();
+        if actual == *digest {
+            Ok(())
+        } else {
+            Err(Error::DigestMismatch { expected: *digest, actual })
+        }
+    }
+}
+
+fn now() -> std::time::Duration {
+    // Before 1970 nothing is an upload.
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}

@@ -1,0 +1,14 @@
+//! What every daemon needs under its feet: stopping, owning tasks, paying for memory, moving bytes,
+//! and reading settings. Nothing here knows what a registry is.
+
+mod budget;
+mod settings;
+mod stream;
+mod tasks;
+
+pub use budget::{ByteBudget, Permit};
+pub use settings::{
+    ByteSize, Environment, Problem, Secret, Section, Setting, Settings, SettingsError, choice,
+};
+pub use stream::{BodyError, BodyStream, Pieces};
+pub use tasks::{Abandoned, Shutdown, Tasks};

@@ -1,0 +1,283 @@
+//! One level of the configuration, read key by key.
+
+use std::{cell::RefCell, collections::BTreeMap, path::PathBuf, rc::Rc};
+
+use super::{
+    Problem, Secret, Setting,
+    tree::{Node, State},
+};
+
+/// The keys at one level of the configuration. Dropping it reports the keys that nobody asked for.
+pub struct Section<'e> {
+    path: String,
+    values: BTreeMap<String, Node>,
+    /// Names that were asked for, to be listed beside an unknown one.
+    known: Vec<&'static str>,
+    state: Rc<RefCell<State<'e>>>,
+}
+
+impl<'e> Section<'e> {
+    pub(super) fn new(path: String, node: Node, state: Rc<RefCell<State<'e>>>) -> Self {
+        let (values, stray) = match node {
+            Node::Branch(values) => (values, None),
+            Node::Leaf { ref text, .. } if text.is_empty() => (BTreeMap::new(), None),
+            other => (BTreeMap::new(), Some(other)),
+        };
+        let section = Self { path, values, known: Vec::new(), state };
+        if let Some(stray) = stray {
+            let origin = section.origin_of(&stray);
+            let key = section.path.clone();
+            section.report(origin, key, Some(written(&stray)), "keys and values are expected here");
+        }
+        section
+    }
+
+    /// A level below this one; empty where the configuration does not have it.
+    pub fn section(&mut self, name: &'static str) -> Self {
+        self.optional_section(name)
+            .unwrap_or_else(|| self.child(name, Node::Branch(BTreeMap::new())))
+    }
+
+    /// A level below this one, if the configuration has it.
+    pub fn optional_section(&mut self, name: &'static str) -> Option<Self> {
+        let node = self.take(name)?;
+        Some(self.child(name, node))
+    }
+
+    /// The value of a key, or its default.
+    pub fn get<T: Setting>(&mut self, name: &'static str, default: T) -> T {
+        let value = self.read(name).unwrap_or(default);
+        self.record(name, value.show());
+        value
+    }
+
+    /// The value of a key that has no default.
+    pub fn optional<T: Setting>(&mut self, name: &'static str) -> Option<T> {
+        let value = self.read::<T>(name);
+        if let Some(value) = &value {
+            self.record(name, value.show());
+        }
+        value
+    }
+
+    /// The values of a key that takes several; a single value is a list of one.
+    pub fn list<T: Setting>(&mut self, name: &'static str, default: Vec<T>) -> Vec<T> {
+        let values = match self.take(name) {
+            None => default,
+            Some(Node::List(items)) => {
+                items.iter().filter_map(|item| self.read_node(name, item)).collect()
+            }
+            Some(single) => self.read_node(name, &single).into_iter().collect(),
+        };
+        let shown: Vec<String> = values.iter().map(Setting::show).collect();
+        self.record(name, format!("[{}]", shown.join(", ")));
+        values
+    }
+
+    /// A table whose keys are free, such as headers.
+    pub fn table(&mut self, name: &'static str) -> BTreeMap<String, String> {
+        let Some(node) = self.take(name) else { return BTreeMap::new() };
+        let mut section = self.child(name, node);
+        let values = std::mem::take(&mut section.values);
+        let mut table = BTreeMap::new();
+        for (key, node) in values {
+            if let Some(text) = section.read_node::<String>(&key, &node) {
+                section.record(&key, text.clone());
+                table.insert(key, text);
+            }
+        }
+        table
+    }
+
+    /// A secret: given under `name`, or in the file given under `name_file`.
+    pub fn secret(&mut self, name: &'static str, file_name: &'static str) -> Option<Secret> {
+        let direct: Option<String> = self.read(name);
+        let file: Option<PathBuf> = self.read(file_name);
+        if direct.is_some() && file.is_some() {
+            self.problem(name, None, format!("give either {name} or {file_name}, not both"));
+        }
+        let text = match file {
+            None => direct,
+            Some(path) => {
+                self.record(file_name, path.show());
+                let text = self.state.borrow().environment.read_file(&path);
+                match text {
+                    Ok(text) => Some(text.trim_end_matches(['\r', '\n']).to_owned()),
+                    Err(error) => {
+                        self.problem(
+                            file_name,
+                            Some(path.show()),
+                            format!("cannot be read: {error}"),
+                        );
+                        None
+                    }
+                }
+            }
+        };
+        let secret = text.map(Secret::new);
+        if secret.is_some() {
+            self.record(name, "(hidden)".to_owned());
+        }
+        secret
+    }
+
+    /// Reports something wrong with `name` that only its module can see.
+    pub fn problem(&self, name: &str, value: Option<String>, message: impl Into<String>) {
+        let key = self.key(name);
+        let origin = self.state.borrow().file.clone();
+        self.report(origin, key, value, message);
+    }
+
+    fn read<T: Setting>(&mut self, name: &'static str) -> Option<T> {
+        let node = self.take(name)?;
+        self.read_node(name, &node)
+    }
+
+    fn read_node<T: Setting>(&self, name: &str, node: &Node) -> Option<T> {
+        let value = match node {
+            Node::Leaf { text, .. } => T::read(text),
+            Node::Branch(_) | Node::List(_) => None,
+        };
+        if value.is_none() {
+            let message = format!("{} is expected", T::ACCEPTED);
+            self.report(self.origin_of(node), self.key(name), Some(written(node)), message);
+        }
+        value
+    }
+
+    fn take(&mut self, name: &'static str) -> Option<Node> {
+        self.known.push(name);
+        self.values.remove(name)
+    }
+
+    fn child(&self, name: &str, node: Node) -> Self {
+        Self::new(self.key(name), node, Rc::clone(&self.state))
+    }
+
+    fn key(&self, name: &str) -> String {
+        if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) }
+    }
+
+    fn origin_of(&self, node: &Node) -> String {
+        node.variable().map_or_else(|| self.state.borrow().file.clone(), str::to_owned)
+    }
+
+    fn record(&self, name: &str, value: String) {
+        self.state.borrow_mut().effective.push((self.key(name), value));
+    }
+
+    fn report(
+        &self,
+        origin: String,
+        key: String,
+        value: Option<String>,
+        message: impl Into<String>,
+    ) {
+        let problem = Problem { origin, key, value, message: message.into() };
+        self.state.borrow_mut().problems.push(problem);
+    }
+}
+
+impl Drop for Section<'_> {
+    fn drop(&mut self) {
+        for (name, node) in std::mem::take(&mut self.values) {
+            let message = format!("no such key; known here: {}", self.known.join(", "));
+            self.report(self.origin_of(&node), self.key(&name), None, message);
+        }
+    }
+}
+
+impl std::fmt::Debug for Section<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Section").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+/// A value as a person wrote it, shortened.
+fn written(node: &Node) -> String {
+    match node {
+        Node::Leaf { text, .. } => text.chars().take(80).collect(),
+        Node::List(_) => "a list".to_owned(),
+        Node::Branch(_) => "keys and values".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io, path::Path, time::Duration};
+
+    use super::super::{ByteSize, Environment, Settings};
+    use super::*;
+
+    struct Table(Vec<(&'static str, &'static str)>);
+
+    impl Environment for Table {
+        fn variables(&self) -> Vec<(String, String)> {
+            self.0.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect()
+        }
+
+        fn read_file(&self, path: &Path) -> io::Result<String> {
+            if path == Path::new("/secret") {
+                Ok("s3cr3t\n".to_owned())
+            } else {
+                Err(io::ErrorKind::NotFound.into())
+            }
+        }
+    }
+
+    fn read(settings: &Settings<'_>) -> (ByteSize, Duration, Vec<String>, Option<Secret>) {
+        let mut root = settings.root();
+        let mut memory = root.section("memory");
+        let buffers = memory.get("buffers", ByteSize::mebibytes(128));
+        let wait = memory.get("wait", Duration::from_secs(3));
+        let names = root.list("names", Vec::new());
+        let key = root.secret("key", "key_file");
+        (buffers, wait, names, key)
+    }
+
+    #[test]
+    fn the_environment_overrides_the_file() {
+        let environment = Table(vec![
+            ("MILLPOND_MEMORY__BUFFERS", "1GiB"),
+            ("MILLPOND_NAMES", "[a, b]"),
+            ("HOME", "x"),
+        ]);
+        let settings = Settings::new("m.yml", "memory: {buffers: 2MiB, wait: 5m}", &environment);
+        let (buffers, wait, names, _) = read(&settings);
+        assert_eq!((buffers, wait), (ByteSize(1 << 30), Duration::from_mins(5)));
+        assert_eq!(names, ["a", "b"]);
+        let effective = settings.finish().unwrap();
+        assert_eq!(effective, "memory:\n  buffers: 1GiB\n  wait: 5m\nnames: [a, b]\n");
+    }
+
+    #[test]
+    fn every_problem_is_reported_with_where_it_is_and_what_would_do() {
+        let environment =
+            Table(vec![("MILLPOND_MEMORY__WAIT", "soon"), ("MILLPOND_KEY_FILE", "/missing")]);
+        let text = "memory: {buffers: lots, sise: 1}\nextra: 1";
+        let settings = Settings::new("m.yml", text, &environment);
+        read(&settings);
+        let problems: Vec<String> =
+            settings.finish().unwrap_err().problems.iter().map(ToString::to_string).collect();
+        let expected = [
+            "m.yml: memory.buffers = \"lots\": a number of bytes such as 64MiB, 1GB or 67108864 is expected",
+            "MILLPOND_MEMORY__WAIT: memory.wait = \"soon\": a duration such as 500ms, 30s, 5m or 168h is expected",
+            "m.yml: key_file = \"/missing\": cannot be read: entity not found",
+            "m.yml: memory.sise: no such key; known here: buffers, wait",
+            "m.yml: extra: no such key; known here: memory, names, key, key_file",
+        ];
+        for line in expected {
+            assert!(problems.iter().any(|problem| problem == line), "{line}\nnot in {problems:#?}");
+        }
+        assert_eq!(problems.len(), expected.len(), "{problems:#?}");
+    }
+
+    #[test]
+    fn secrets_come_from_files_and_stay_hidden() {
+        let environment = Table(vec![("MILLPOND_KEY_FILE", "/secret")]);
+        let settings = Settings::new("m.yml", "# nothing\n", &environment);
+        let (.., key) = read(&settings);
+        assert_eq!(key.unwrap().expose(), "s3cr3t");
+        assert!(!settings.finish().unwrap().contains("s3cr3t"));
+    }
+}

@@ -1,0 +1,198 @@
+//! The file and the environment, merged into one tree of values.
+
+use std::{
+    cell::RefCell,
+    collections::BTreeMap,
+    fmt::{self, Write},
+    io,
+    path::Path,
+    rc::Rc,
+};
+
+use serde_json::Value;
+
+use super::{Problem, Section, SettingsError};
+
+/// Prefix of the environment variables that override settings.
+const PREFIX: &str = "MILLPOND_";
+
+/// Where settings come from besides the file: the process environment, or a table in tests.
+pub trait Environment {
+    /// All variables with their values.
+    fn variables(&self) -> Vec<(String, String)>;
+
+    /// The text of a file that a setting names, such as a secret.
+    ///
+    /// # Errors
+    /// As reading the file fails.
+    fn read_file(&self, path: &Path) -> io::Result<String>;
+}
+
+/// A configuration before anyone has asked for anything in it.
+pub struct Settings<'e> {
+    root: Node,
+    pub(super) state: Rc<RefCell<State<'e>>>,
+}
+
+/// What reading has found so far, shared by all sections.
+pub(super) struct State<'e> {
+    pub(super) environment: &'e dyn Environment,
+    pub(super) file: String,
+    pub(super) problems: Vec<Problem>,
+    /// Keys and their effective values, in the order they were read.
+    pub(super) effective: Vec<(String, String)>,
+}
+
+/// A value and where it came from; a branch has no origin of its own.
+#[derive(Clone, Debug)]
+pub(super) enum Node {
+    Branch(BTreeMap<String, Node>),
+    List(Vec<Node>),
+    Leaf {
+        text: String,
+        /// The environment variable; the file if there is none.
+        variable: Option<String>,
+    },
+}
+
+impl<'e> Settings<'e> {
+    /// Reads `text`, the YAML of the file called `name`, and lets the environment override it: the
+    /// variable for a key is `MILLPOND_` and the key's path in upper case with `__` between levels.
+    ///
+    /// Problems are kept for [`Settings::finish`], so that all are reported together.
+    #[must_use]
+    pub fn new(name: &str, text: &str, environment: &'e dyn Environment) -> Self {
+        let file = name.to_owned();
+        let mut problems = Vec::new();
+        let mut root = parse(&file, text, &mut problems);
+        for (variable, value) in environment.variables() {
+            if let Some(path) = variable.strip_prefix(PREFIX) {
+                let path: Vec<String> = path.split("__").map(str::to_lowercase).collect();
+                root.set(&path, Node::from_variable(&variable, &value));
+            }
+        }
+        let state = State { environment, file, problems, effective: Vec::new() };
+        Self { root, state: Rc::new(RefCell::new(state)) }
+    }
+
+    /// The section that holds everything.
+    #[must_use]
+    pub fn root(&self) -> Section<'e> {
+        Section::new(String::new(), self.root.clone(), Rc::clone(&self.state))
+    }
+
+    /// Ends reading: the effective configuration as YAML, or everything that was wrong.
+    ///
+    /// # Errors
+    /// [`SettingsError`] with every problem of the file, the environment and the values.
+    pub fn finish(self) -> Result<String, SettingsError> {
+        let state = self.state.borrow();
+        if state.problems.is_empty() {
+            Ok(as_yaml(&state.effective))
+        } else {
+            Err(SettingsError { problems: state.problems.clone() })
+        }
+    }
+}
+
+impl fmt::Debug for Settings<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Values may be secrets.
+        f.debug_struct("Settings").finish_non_exhaustive()
+    }
+}
+
+fn parse(file: &str, text: &str, problems: &mut Vec<Problem>) -> Node {
+    let empty = || Node::Branch(BTreeMap::new());
+    let mut refuse = |message: String| {
+        let (origin, key) = (file.to_owned(), String::new());
+        problems.push(Problem { origin, key, value: None, message });
+    };
+    if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
+        return empty();
+    }
+    match serde_saphyr::from_str::<Value>(text) {
+        Ok(Value::Object(map)) => Node::from_value(Value::Object(map)),
+        Ok(_) => {
+            refuse(
+                "the file must hold keys and values, such as `api: {listen: 127.0.0.1:5000}`"
+                    .into(),
+            );
+            empty()
+        }
+        Err(error) => {
+            refuse(format!("not valid YAML: {error}"));
+            empty()
+        }
+    }
+}
+
+impl Node {
+    fn from_value(value: Value) -> Self {
+        let leaf = |text| Self::Leaf { text, variable: None };
+        match value {
+            Value::Object(map) => Self::Branch(
+                map.into_iter().map(|(key, value)| (key, Self::from_value(value))).collect(),
+            ),
+            Value::Array(items) => Self::List(items.into_iter().map(Self::from_value).collect()),
+            Value::String(text) => leaf(text),
+            Value::Null => leaf(String::new()),
+            Value::Bool(_) | Value::Number(_) => leaf(value.to_string()),
+        }
+    }
+
+    /// A variable holds one value, or several as a YAML list: `[a, b]`.
+    fn from_variable(variable: &str, text: &str) -> Self {
+        let leaf =
+            |text: &str| Self::Leaf { text: text.to_owned(), variable: Some(variable.to_owned()) };
+        let items = text.trim().strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+        match items {
+            Some(items) => {
+                let items = items.split(',').map(str::trim).filter(|item| !item.is_empty());
+                Self::List(items.map(leaf).collect())
+            }
+            None => leaf(text),
+        }
+    }
+
+    fn set(&mut self, path: &[String], node: Self) {
+        let Some((first, rest)) = path.split_first() else {
+            *self = node;
+            return;
+        };
+        if !matches!(self, Self::Branch(_)) {
+            *self = Self::Branch(BTreeMap::new());
+        }
+        if let Self::Branch(children) = self {
+            let child = children.entry(first.clone()).or_insert(Self::Branch(BTreeMap::new()));
+            child.set(rest, node);
+        }
+    }
+
+    /// The variable that this value, or the first value below it, came from.
+    pub(super) fn variable(&self) -> Option<&str> {
+        match self {
+            Self::Branch(children) => children.values().find_map(Self::variable),
+            Self::List(items) => items.iter().find_map(Self::variable),
+            Self::Leaf { variable, .. } => variable.as_deref(),
+        }
+    }
+}
+
+/// Writes `a.b: value` pairs as nested YAML.
+fn as_yaml(effective: &[(String, String)]) -> String {
+    let mut text = String::new();
+    let mut open: Vec<&str> = Vec::new();
+    for (key, value) in effective {
+        let parts: Vec<&str> = key.split('.').collect();
+        let (last, folders) = parts.split_last().expect("a key has at least one part");
+        let shared = open.iter().zip(folders).take_while(|(a, b)| a == b).count();
+        open.truncate(shared);
+        for folder in &folders[shared..] {
+            let _infallible = writeln!(text, "{}{folder}:", "  ".repeat(open.len()));
+            open.push(folder);
+        }
+        let _infallible = writeln!(text, "{}{last}: {value}", "  ".repeat(open.len()));
+    }
+    text
+}

@@ -1,0 +1,180 @@
+//! Storage in a directory, which several processes may share (a local disk, NFS, an HDFS mount).
+//!
+//! Every object is a file. It is written under a temporary name, synced, renamed into place, and the
+//! folder is synced; so it appears whole or not at all, also after a power cut.
+
+mod folder;
+mod list;
+mod read;
+mod write;
+
+use std::{
+    fmt, fs, io,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::{
+    Error, Fault, Key, ListQuery, Listing, ObjectMeta, Opened, Piece, Purge, Storage, Writer,
+    layout,
+};
+use crate::{oci::ByteRange, runtime::ByteBudget};
+
+/// A directory that holds all objects.
+#[derive(Clone, Debug)]
+pub struct Directory {
+    root: PathBuf,
+    budget: ByteBudget,
+}
+
+impl Directory {
+    /// Uses the directory `root`, and creates it if it is not there. Buffers of transfers are paid for
+    /// from `budget`.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] if the directory cannot be made.
+    pub fn open(root: PathBuf, budget: ByteBudget) -> Result<Self, Error> {
+        let directory = Self { root, budget };
+        let temporary = directory.temporary_folder();
+        let unfinished = unfinished_key();
+        folder::ensure(&temporary).map_err(|error| failed("open", &unfinished, error))?;
+        Ok(directory)
+    }
+
+    fn path(&self, key: &Key) -> PathBuf {
+        self.root.join(key.as_str())
+    }
+
+    /// Temporary files lie below the root, because a rename cannot cross file systems.
+    fn temporary_folder(&self) -> PathBuf {
+        self.root.join(layout::UNFINISHED)
+    }
+
+    fn temporary_path(&self) -> PathBuf {
+        self.temporary_folder().join(format!("{:032x}", fastrand::u128(..)))
+    }
+}
+
+fn unfinished_key() -> Key {
+    layout::UNFINISHED.parse().expect("the folder of unfinished files is a key")
+}
+
+#[async_trait]
+impl Storage for Directory {
+    async fn head(&self, key: &Key) -> Result<ObjectMeta, Error> {
+        let path = self.path(key);
+        blocking("head", key, move || object_meta(&fs::metadata(path)?)).await
+    }
+
+    async fn open(&self, key: &Key, range: Option<ByteRange>) -> Result<Opened, Error> {
+        read::open(self.path(key), key, range, &self.budget).await
+    }
+
+    async fn put(&self, key: &Key, bytes: Bytes) -> Result<(), Error> {
+        let (temporary, path) = (self.temporary_path(), self.path(key));
+        blocking("put", key, move || write::publish_bytes(&temporary, &path, &bytes)).await
+    }
+
+    async fn write(
+        &self,
+        key: &Key,
+        _expected_bytes: Option<u64>,
+    ) -> Result<Box<dyn Writer>, Error> {
+        let paths = (self.temporary_path(), self.path(key));
+        let writer = write::FileWriter::create(key.clone(), paths, self.budget.clone()).await?;
+        Ok(Box::new(writer))
+    }
+
+    async fn compose(&self, pieces: &[Piece], to: &Key) -> Result<(), Error> {
+        let size_bytes = pieces.iter().map(|piece| piece.size_bytes).sum();
+        let paths = pieces.iter().map(|piece| self.path(&piece.key)).collect();
+        let (temporary, path) = (self.temporary_path(), self.path(to));
+        let join = write::Join { pieces: paths, size_bytes, temporary };
+        blocking("compose", to, move || join.publish(&path)).await
+    }
+
+    async fn list(&self, prefix: &Key, query: ListQuery) -> Result<Listing, Error> {
+        let path = self.path(prefix);
+        blocking("list", prefix, move || list::list(&path, &query)).await
+    }
+
+    async fn delete(&self, keys: &[Key]) -> Result<(), Error> {
+        let Some(first) = keys.first() else { return Ok(()) };
+        let paths: Vec<PathBuf> = keys.iter().map(|key| self.path(key)).collect();
+        let root = self.root.clone();
+        blocking("delete", first, move || {
+            paths.iter().try_for_each(|path| folder::remove_file(path, &root))
+        })
+        .await
+    }
+
+    async fn purge_unfinished(&self, before: SystemTime, purge: Purge) -> Result<u64, Error> {
+        let temporary = self.temporary_folder();
+        let work = move || purge_files(&temporary, before, purge);
+        blocking("purge_unfinished", &unfinished_key(), work).await
+    }
+}
+
+fn purge_files(folder: &Path, before: SystemTime, purge: Purge) -> io::Result<u64> {
+    let mut found = 0;
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        // A file that vanishes meanwhile was finished, or purged by another process.
+        let Ok(meta) = entry.metadata() else { continue };
+        if !meta.is_file() || meta.modified()? >= before {
+            continue;
+        }
+        found += 1;
+        if purge == Purge::Remove {
+            ignore_not_found(fs::remove_file(entry.path()))?;
+        }
+    }
+    Ok(found)
+}
+
+fn object_meta(meta: &fs::Metadata) -> io::Result<ObjectMeta> {
+    if !meta.is_file() {
+        return Err(io::ErrorKind::NotFound.into());
+    }
+    Ok(ObjectMeta { size_bytes: meta.len(), modified: meta.modified()? })
+}
+
+fn ignore_not_found(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// Runs `work`, which touches files, on the blocking pool.
+async fn blocking<T: Send + 'static>(
+    operation: &'static str,
+    key: &Key,
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T, Error> {
+    let result = tokio::task::spawn_blocking(work).await;
+    result.map_err(io::Error::other).flatten().map_err(|error| failed(operation, key, error))
+}
+
+fn failed(operation: &'static str, key: &Key, error: io::Error) -> Error {
+    use io::ErrorKind as Kind;
+    let fault = match error.kind() {
+        // A file where a folder should be: no object can lie below it.
+        Kind::NotFound | Kind::NotADirectory => return Error::NotFound { key: key.clone() },
+        Kind::StorageFull | Kind::QuotaExceeded | Kind::FileTooLarge => Fault::Full,
+        Kind::PermissionDenied | Kind::ReadOnlyFilesystem => Fault::Denied,
+        Kind::TimedOut | Kind::StaleNetworkFileHandle | Kind::ResourceBusy => Fault::Unavailable,
+        Kind::UnexpectedEof => Fault::Corrupt,
+        _ => Fault::Other,
+    };
+    Error::failed(operation, key, fault, error)
+}
+
+impl fmt::Display for Directory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "directory {}", self.root.display())
+    }
+}

@@ -1,0 +1,124 @@
+//! Reading a file as a stream of pieces.
+
+use std::{fs::File, io, ops::Range, os::unix::fs::FileExt, path::PathBuf, sync::Arc};
+
+use bytes::Bytes;
+use futures_util::stream;
+use tokio::task::JoinHandle;
+
+use super::super::{Error, Key, ObjectMeta, ObjectStream, Opened};
+use super::{blocking, failed, object_meta};
+use crate::{
+    oci::ByteRange,
+    runtime::{ByteBudget, Permit},
+};
+
+/// Bytes read at once. Measured: throughput hardly changes from 64 KiB to 1 MiB, and two of these stay
+/// within the second-level cache.
+const PIECE_BYTES: u64 = 256 << 10;
+
+/// Objects up to this length are read while they are opened: one hop to the blocking pool for links and
+/// manifests.
+const SMALL_BYTES: u64 = 64 << 10;
+
+/// What one visit to the blocking pool finds.
+struct Found {
+    file: File,
+    meta: ObjectMeta,
+    range: Range<u64>,
+    /// The bytes, if they are few.
+    bytes: Option<Bytes>,
+}
+
+pub(super) async fn open(
+    path: PathBuf,
+    key: &Key,
+    range: Option<ByteRange>,
+    budget: &ByteBudget,
+) -> Result<Opened, Error> {
+    let found = blocking("open", key, move || find(&path, range)).await?;
+    let size_bytes = found.meta.size_bytes;
+    let Ok(Found { file, meta, range, bytes }) = found.within_range() else {
+        return Err(Error::RangeOutside { key: key.clone(), size_bytes });
+    };
+    let stream = match bytes {
+        Some(bytes) => Box::pin(stream::once(async { Ok(bytes) })) as ObjectStream,
+        None => {
+            let permit = budget.acquire(window_bytes(&range)).await;
+            stream_file(FileReader {
+                file: Arc::new(file),
+                range: range.clone(),
+                key: key.clone(),
+                permit,
+            })
+        }
+    };
+    Ok(Opened { meta, range, stream })
+}
+
+/// One piece on its way to the client and one being read.
+fn window_bytes(range: &Range<u64>) -> u64 {
+    (range.end - range.start).min(2 * PIECE_BYTES)
+}
+
+fn find(path: &std::path::Path, range: Option<ByteRange>) -> io::Result<Found> {
+    let file = File::open(path)?;
+    let meta = object_meta(&file.metadata()?)?;
+    let whole = 0..meta.size_bytes;
+    // An empty range stands for "none of the bytes"; the caller tells it from an empty object.
+    let range =
+        range.map_or(whole, |range| range.resolve(meta.size_bytes).unwrap_or(u64::MAX..u64::MAX));
+    let length = range.end - range.start;
+    let bytes = if length <= SMALL_BYTES { Some(read_at(&file, range.clone())?) } else { None };
+    Ok(Found { file, meta, range, bytes })
+}
+
+impl Found {
+    fn within_range(self) -> Result<Self, Self> {
+        if self.range.start == u64::MAX { Err(self) } else { Ok(self) }
+    }
+}
+
+fn read_at(file: &File, range: Range<u64>) -> io::Result<Bytes> {
+    let length = usize::try_from(range.end - range.start).map_err(io::Error::other)?;
+    let mut buffer = vec![0; length];
+    file.read_exact_at(&mut buffer, range.start)?;
+    Ok(buffer.into())
+}
+
+struct FileReader {
+    file: Arc<File>,
+    /// What has not been read yet.
+    range: Range<u64>,
+    key: Key,
+    permit: Permit,
+}
+
+type Reading = JoinHandle<io::Result<Bytes>>;
+
+impl FileReader {
+    /// Begins to read the next piece, if there is one.
+    fn read_next(&mut self) -> Option<Reading> {
+        let start = self.range.start;
+        let end = self.range.end.min(start + PIECE_BYTES);
+        if start == end {
+            return None;
+        }
+        self.range.start = end;
+        let file = Arc::clone(&self.file);
+        Some(tokio::task::spawn_blocking(move || read_at(&file, start..end)))
+    }
+}
+
+/// Reads one piece ahead of the one that is handed out.
+fn stream_file(mut reader: FileReader) -> ObjectStream {
+    let first = reader.read_next();
+    Box::pin(stream::try_unfold((reader, first), |(mut reader, reading)| async move {
+        debug_assert!(reader.permit.bytes() > 0, "the window is paid for");
+        let Some(reading) = reading else { return Ok(None) };
+        let next = reader.read_next();
+        let bytes = reading.await.map_err(io::Error::other).flatten();
+        let bytes = bytes.map_err(|error| failed("read", &reader.key, error))?;
+        Ok(Some((bytes, (reader, next))))
+    }))
+}
