@@ -8,7 +8,7 @@ use std::{
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::listener::Limits;
-use crate::runtime::{ByteSize, Section, Setting, choice};
+use crate::runtime::{ByteSize, Section, Setting, choices};
 
 const REGISTRY_PORT: u16 = 5000;
 const ADMIN_PORT: u16 = 5002;
@@ -33,20 +33,7 @@ pub enum Anonymous {
     Anywhere,
 }
 
-impl Setting for Anonymous {
-    const ACCEPTED: &'static str = "loopback or anywhere";
-
-    fn read(text: &str) -> Option<Self> {
-        choice(&[("loopback", Self::Loopback), ("anywhere", Self::Anywhere)], text)
-    }
-
-    fn show(&self) -> String {
-        match self {
-            Self::Loopback => "loopback".to_owned(),
-            Self::Anywhere => "anywhere".to_owned(),
-        }
-    }
-}
+choices!(Anonymous: "loopback" => Loopback, "anywhere" => Anywhere);
 
 /// The form of `Location` headers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -59,20 +46,7 @@ pub enum LocationForm {
     Absolute,
 }
 
-impl Setting for LocationForm {
-    const ACCEPTED: &'static str = "relative or absolute";
-
-    fn read(text: &str) -> Option<Self> {
-        choice(&[("relative", Self::Relative), ("absolute", Self::Absolute)], text)
-    }
-
-    fn show(&self) -> String {
-        match self {
-            Self::Relative => "relative".to_owned(),
-            Self::Absolute => "absolute".to_owned(),
-        }
-    }
-}
+choices!(LocationForm: "relative" => Relative, "absolute" => Absolute);
 
 /// Addresses that share their first bits, written `10.0.0.0/8` or as one address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

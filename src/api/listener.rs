@@ -145,7 +145,7 @@ impl Connection {
             async move { Ok::<_, Infallible>(service.call(peer, request).await) }
         });
         let builder = self.builder();
-        let io = TokioIo::new(Box::pin(StallGuard::new(stream, self.limits.write_timeout)));
+        let io = TokioIo::new(StallGuard::new(stream, self.limits.write_timeout));
         let mut connection = std::pin::pin!(builder.serve_connection(io, answer));
         let ended = tokio::select! {
             ended = connection.as_mut() => Some(ended),

@@ -12,61 +12,56 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
-pin_project_lite::pin_project! {
-    /// Fails a write that makes no progress for `timeout`. Reading is left alone: its limits depend on what
-    /// is being read.
-    pub(super) struct StallGuard<T> {
-        #[pin]
-        inner: T,
-        timeout: Duration,
-        #[pin]
-        deadline: Sleep,
-        waiting: bool,
-    }
+/// Fails a write that makes no progress for `timeout`. Reading is left alone: its limits depend on what is
+/// being read.
+pub(super) struct StallGuard<T> {
+    inner: T,
+    timeout: Duration,
+    deadline: Pin<Box<Sleep>>,
+    waiting: bool,
 }
 
 impl<T> StallGuard<T> {
     pub(super) fn new(inner: T, timeout: Duration) -> Self {
-        Self { inner, timeout, deadline: tokio::time::sleep(timeout), waiting: false }
+        Self { inner, timeout, deadline: Box::pin(tokio::time::sleep(timeout)), waiting: false }
     }
 
     /// Passes on what a write did, and begins or ends waiting accordingly.
     fn watch<R>(
-        self: Pin<&mut Self>,
+        &mut self,
         context: &mut Context<'_>,
         polled: Poll<io::Result<R>>,
     ) -> Poll<io::Result<R>> {
-        let mut this = self.project();
         if polled.is_ready() {
-            *this.waiting = false;
+            self.waiting = false;
             return polled;
         }
-        if !*this.waiting {
-            *this.waiting = true;
-            this.deadline.as_mut().reset(Instant::now() + *this.timeout);
+        if !self.waiting {
+            self.waiting = true;
+            self.deadline.as_mut().reset(Instant::now() + self.timeout);
         }
-        ready!(this.deadline.poll(context));
+        ready!(self.deadline.as_mut().poll(context));
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client has stopped reading")))
     }
 }
 
-impl<T: AsyncRead> AsyncRead for StallGuard<T> {
+impl<T: AsyncRead + Unpin> AsyncRead for StallGuard<T> {
     fn poll_read(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.project().inner.poll_read(context, buffer)
+        Pin::new(&mut self.inner).poll_read(context, buffer)
     }
 }
 
-impl<T: AsyncWrite> AsyncWrite for StallGuard<T> {
+impl<T: AsyncWrite + Unpin> AsyncWrite for StallGuard<T> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let polled = self.as_mut().project().inner.poll_write(context, bytes);
+        let polled = Pin::new(&mut self.inner).poll_write(context, bytes);
         self.watch(context, polled)
     }
 
@@ -75,7 +70,7 @@ impl<T: AsyncWrite> AsyncWrite for StallGuard<T> {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let polled = self.as_mut().project().inner.poll_write_vectored(context, slices);
+        let polled = Pin::new(&mut self.inner).poll_write_vectored(context, slices);
         self.watch(context, polled)
     }
 
@@ -84,12 +79,12 @@ impl<T: AsyncWrite> AsyncWrite for StallGuard<T> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let polled = self.as_mut().project().inner.poll_flush(context);
+        let polled = Pin::new(&mut self.inner).poll_flush(context);
         self.watch(context, polled)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let polled = self.as_mut().project().inner.poll_shutdown(context);
+        let polled = Pin::new(&mut self.inner).poll_shutdown(context);
         self.watch(context, polled)
     }
 }

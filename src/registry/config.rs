@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::runtime::{ByteSize, Section, Setting, choice};
+use crate::runtime::{ByteSize, Section, Setting, choices};
 
 /// Largest manifest by default; the specification asks registries to take at least this much.
 const MANIFEST_MAX: ByteSize = ByteSize::mebibytes(4);
@@ -24,23 +24,7 @@ pub enum References {
     Sparse,
 }
 
-const REFERENCES: [(&str, References); 2] =
-    [("strict", References::Strict), ("sparse", References::Sparse)];
-
-impl Setting for References {
-    const ACCEPTED: &'static str = "strict or sparse";
-
-    fn read(text: &str) -> Option<Self> {
-        choice(&REFERENCES, text)
-    }
-
-    fn show(&self) -> String {
-        match self {
-            Self::Strict => "strict".to_owned(),
-            Self::Sparse => "sparse".to_owned(),
-        }
-    }
-}
+choices!(References: "strict" => Strict, "sparse" => Sparse);
 
 /// Settings of the registry, section `registry`.
 #[derive(Clone, Debug)]

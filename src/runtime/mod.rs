@@ -7,8 +7,9 @@ mod stream;
 mod tasks;
 
 pub use budget::{ByteBudget, Permit};
+pub(crate) use settings::choices;
 pub use settings::{
-    ByteSize, Environment, Problem, Secret, Section, Setting, Settings, SettingsError, choice,
+    ByteSize, Environment, Problem, Secret, Section, Setting, Settings, SettingsError,
 };
 pub use stream::{BodyError, BodyStream, Pieces};
 pub use tasks::{Abandoned, Shutdown, Tasks};

@@ -7,7 +7,7 @@ use super::{
     fs::Directory,
     s3::{self, Checksums, ConfigError, Encryption, S3},
 };
-use crate::runtime::{ByteBudget, ByteSize, Section, Setting, choice};
+use crate::runtime::{ByteBudget, ByteSize, Section, Setting, choices};
 
 /// Where everything is kept without a configuration.
 const DIRECTORY: &str = "./millpond-data";
@@ -120,20 +120,7 @@ fn read_encryption(section: &mut Section<'_>) -> Option<Encryption> {
     }
 }
 
-impl Setting for Checksums {
-    const ACCEPTED: &'static str = "required or when_supported";
-
-    fn read(text: &str) -> Option<Self> {
-        choice(&[("required", Self::Required), ("when_supported", Self::WhenSupported)], text)
-    }
-
-    fn show(&self) -> String {
-        match self {
-            Self::Required => "required".to_owned(),
-            Self::WhenSupported => "when_supported".to_owned(),
-        }
-    }
-}
+choices!(Checksums: "required" => Required, "when_supported" => WhenSupported);
 
 impl Setting for Encryption {
     const ACCEPTED: &'static str = "AES256 or aws:kms";

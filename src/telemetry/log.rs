@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 
 use tracing_subscriber::{EnvFilter, fmt::format::FmtSpan};
 
-use crate::runtime::{Section, Setting, choice};
+use crate::runtime::{Section, Setting, choices};
 
 /// Target of the access log's events, one for each request.
 pub const ACCESS_TARGET: &str = "access";
@@ -20,31 +20,7 @@ enum Level {
     Trace,
 }
 
-const LEVELS: [(&str, Level); 5] = [
-    ("error", Level::Error),
-    ("warn", Level::Warn),
-    ("info", Level::Info),
-    ("debug", Level::Debug),
-    ("trace", Level::Trace),
-];
-
-impl Level {
-    fn name(self) -> &'static str {
-        LEVELS.iter().find(|(_, level)| *level == self).map_or("info", |(name, _)| name)
-    }
-}
-
-impl Setting for Level {
-    const ACCEPTED: &'static str = "error, warn, info, debug or trace";
-
-    fn read(text: &str) -> Option<Self> {
-        choice(&LEVELS, text)
-    }
-
-    fn show(&self) -> String {
-        self.name().to_owned()
-    }
-}
+choices!(Level: "error" => Error, "warn" => Warn, "info" => Info, "debug" => Debug, "trace" => Trace);
 
 /// The form of a log line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,20 +30,7 @@ enum Format {
     Json,
 }
 
-impl Setting for Format {
-    const ACCEPTED: &'static str = "text or json";
-
-    fn read(text: &str) -> Option<Self> {
-        choice(&[("text", Self::Text), ("json", Self::Json)], text)
-    }
-
-    fn show(&self) -> String {
-        match self {
-            Self::Text => "text".to_owned(),
-            Self::Json => "json".to_owned(),
-        }
-    }
-}
+choices!(Format: "text" => Text, "json" => Json);
 
 /// Settings of the log, section `log`.
 #[derive(Clone, Debug)]
@@ -92,7 +55,7 @@ impl Config {
 
     fn filter(&self) -> EnvFilter {
         let access = if self.access { "info" } else { "off" };
-        EnvFilter::new(format!("warn,millpond={},{ACCESS_TARGET}={access}", self.level.name()))
+        EnvFilter::new(format!("warn,millpond={},{ACCESS_TARGET}={access}", self.level.show()))
     }
 }
 

@@ -11,5 +11,6 @@ mod tree;
 
 pub use problem::{Problem, SettingsError};
 pub use section::Section;
-pub use setting::{ByteSize, Secret, Setting, choice};
+pub(crate) use setting::choices;
+pub use setting::{ByteSize, Secret, Setting};
 pub use tree::{Environment, Settings};

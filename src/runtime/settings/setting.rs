@@ -14,10 +14,30 @@ pub trait Setting: Sized {
     fn show(&self) -> String;
 }
 
-/// Finds the choice called `text` among `choices`, for settings that are one of a few words.
-pub fn choice<T: Copy>(choices: &[(&str, T)], text: &str) -> Option<T> {
-    choices.iter().find(|(name, _)| *name == text).map(|&(_, value)| value)
+/// Makes an enum a setting whose values are words: `choices!(Format: "text" => Text, "json" => Json)`.
+macro_rules! choices {
+    ($type:ident: $first:literal => $first_variant:ident $(, $word:literal => $variant:ident)*) => {
+        impl $crate::runtime::Setting for $type {
+            const ACCEPTED: &'static str = concat!("one of ", $first $(, ", ", $word)*);
+
+            fn read(text: &str) -> Option<Self> {
+                match text {
+                    $first => Some(Self::$first_variant),
+                    $($word => Some(Self::$variant),)*
+                    _ => None,
+                }
+            }
+
+            fn show(&self) -> String {
+                match self {
+                    Self::$first_variant => $first.to_owned(),
+                    $(Self::$variant => $word.to_owned(),)*
+                }
+            }
+        }
+    };
 }
+pub(crate) use choices;
 
 /// A number of bytes, written `67108864`, `64MiB` or `1GB`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -104,7 +124,7 @@ impl Setting for bool {
     const ACCEPTED: &'static str = "true or false";
 
     fn read(text: &str) -> Option<Self> {
-        choice(&[("true", true), ("false", false)], text)
+        text.parse().ok()
     }
 
     fn show(&self) -> String {

@@ -1,0 +1,194 @@
+//! The command line.
+
+use std::str::FromStr;
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+const MIB: u64 = 1 << 20;
+
+/// Measures a container registry.
+#[derive(Debug, Parser)]
+#[command(name = "load")]
+pub(crate) struct Arguments {
+    /// Passed by `cargo bench` to every benchmark, and without meaning here.
+    #[arg(long, hide = true, global = true)]
+    bench: bool,
+
+    #[command(subcommand)]
+    pub(crate) action: Option<Action>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Action {
+    /// Measure one row.
+    Run(Run),
+    /// Push the image that the reading rows read.
+    Seed(Seed),
+    /// Push and pull with many clients, and watch the server's memory.
+    Memory(Memory),
+}
+
+/// The registry under load.
+#[derive(Debug, Args)]
+pub(crate) struct Target {
+    /// Where it listens, such as http://127.0.0.1:5000. No TLS: this measures registries.
+    #[arg(long)]
+    pub(crate) target: String,
+
+    /// Its process, on this machine, whose CPU time and memory are reported.
+    #[arg(long)]
+    pub(crate) server_pid: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    #[command(flatten)]
+    pub(crate) target: Target,
+
+    /// What to do.
+    #[arg(long, value_enum)]
+    pub(crate) row: Row,
+
+    /// The size of the layer that is pushed or read; rows on manifests ignore it.
+    #[arg(long, default_value = "1MiB")]
+    pub(crate) size: ByteSize,
+
+    /// Connections, each with one request in flight.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) connections: usize,
+
+    /// Stop after so many operations.
+    #[arg(long, default_value_t = u64::MAX)]
+    pub(crate) operations: u64,
+
+    /// Begin no operation later than this.
+    #[arg(long, default_value_t = 3.0)]
+    pub(crate) seconds: f64,
+
+    /// A new connection for every request, as dockerd and podman do.
+    #[arg(long)]
+    pub(crate) reconnect: bool,
+
+    /// Hash what the server returns for one operation, before the clock starts (pushes: after it
+    /// has stopped).
+    #[arg(long)]
+    pub(crate) verify: bool,
+
+    /// Distinguishes the content pushed by this run from that of other runs.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+
+    /// Print one line of JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(crate) enum Row {
+    /// POST, PATCH with a chunked body, PUT with the digest.
+    PushDockerd,
+    /// POST, PUT with the digest and the whole body.
+    PushContainerd,
+    /// GET a manifest by its tag.
+    ManifestTag,
+    /// GET a manifest by its digest.
+    ManifestDigest,
+    /// HEAD a blob.
+    BlobHead,
+    /// GET a blob.
+    BlobGet,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Seed {
+    #[command(flatten)]
+    pub(crate) target: Target,
+
+    /// Sizes of the layers, with how many of each: SIZExCOUNT.
+    #[arg(long, value_delimiter = ',', default_value = "1MiBx16,256MiBx1")]
+    pub(crate) layers: Vec<Layers>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Memory {
+    #[command(flatten)]
+    pub(crate) target: Target,
+
+    /// Clients at work at the same time.
+    #[arg(long, default_value_t = 200)]
+    pub(crate) clients: usize,
+
+    /// Different layers among them; the others push content the registry has already, which it
+    /// cannot know before the last byte.
+    #[arg(long, default_value_t = 8)]
+    pub(crate) distinct: usize,
+
+    /// The size of every layer.
+    #[arg(long, default_value = "256MiB")]
+    pub(crate) size: ByteSize,
+
+    /// Who does what when.
+    #[arg(long, value_enum, default_value_t = Order::Mixed)]
+    pub(crate) order: Order,
+
+    /// Fail when the server's memory was ever above this.
+    #[arg(long)]
+    pub(crate) limit: Option<ByteSize>,
+
+    /// Fail when it takes longer than this.
+    #[arg(long, default_value_t = 1800.0)]
+    pub(crate) seconds: f64,
+
+    /// Print one line of JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(crate) enum Order {
+    /// One half of the clients pushes and then pulls, the other half pulls and then pushes. At
+    /// most about half of all bytes lie in unfinished uploads.
+    Mixed,
+    /// All push, and when all have pushed, all pull. All bytes lie in unfinished uploads shortly
+    /// before the end of the pushes: clients x size must fit on the server's disk.
+    PushThenPull,
+}
+
+/// A number of bytes, written as `512`, `64KiB`, `1MiB` or `2GiB`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct ByteSize(pub(crate) u64);
+
+impl FromStr for ByteSize {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+        let (number, unit) = text.split_at(digits);
+        let number: u64 = number.parse().with_context(|| format!("{text:?} is no size"))?;
+        let unit = match unit {
+            "" | "B" => 1,
+            "KiB" => 1 << 10,
+            "MiB" => MIB,
+            "GiB" => 1 << 30,
+            _ => bail!("{text:?} does not end in B, KiB, MiB or GiB"),
+        };
+        number.checked_mul(unit).map(Self).with_context(|| format!("{text:?} is too large"))
+    }
+}
+
+/// Some layers of one size, written as `1MiBx16`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Layers {
+    pub(crate) size: ByteSize,
+    pub(crate) count: u64,
+}
+
+impl FromStr for Layers {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let (size, count) = text.split_once('x').context("write layers as SIZExCOUNT")?;
+        Ok(Self { size: size.parse()?, count: count.parse().context("not a count of layers")? })
+    }
+}

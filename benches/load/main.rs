@@ -1,0 +1,46 @@
+//! A load generator for container registries.
+//!
+//! It measures one row of work (`run`) against any registry, prepares what the reading rows read
+//! (`seed`), and holds a crowd of clients against one server while watching its memory
+//! (`memory`). `benches/compare` and `benches/memory` start the servers and call it.
+//!
+//! One thread drives every connection: the machine's other cores belong to the server. Its own
+//! CPU time is part of each report, so that a row which measured the client shows it.
+
+#![expect(clippy::print_stdout, reason = "the report is this program's output")]
+
+mod arguments;
+mod client;
+mod content;
+mod memory;
+mod process;
+mod pull;
+mod push;
+mod report;
+mod row;
+
+use anyhow::{Context, Result};
+use clap::{CommandFactory, Parser};
+
+use crate::arguments::{Action, Arguments};
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let Some(action) = arguments.action else {
+        // `cargo test --all-targets` and a bare `cargo bench` run this without an action, and
+        // there is no server to measure: that is no failure.
+        Arguments::command().print_help().context("cannot print the help")?;
+        return Ok(());
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    runtime.block_on(async {
+        match action {
+            Action::Run(run) => row::run(run).await,
+            Action::Seed(seed) => pull::seed(seed).await,
+            Action::Memory(memory) => memory::run(memory).await,
+        }
+    })
+}

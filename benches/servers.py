@@ -1,0 +1,296 @@
+"""The servers a benchmark compares, each started for itself in a directory of its own."""
+
+import json
+import os
+import pathlib
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.request
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+# The same versions in the same cache as the tests in tests/real: one build serves both.
+GO_PROGRAMS = {
+    "minio": ("github.com/minio/minio", "v0.0.0-20260212201848-7aac2a2c5b7c"),
+    "registry": ("github.com/distribution/distribution/v3/cmd/registry", "v3.1.1"),
+}
+CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "millpond-tests"
+HOST = "127.0.0.1"
+START_SECONDS = 60
+STOP_SECONDS = 20
+ACCESS_KEY = "benchmark"
+SECRET_KEY = "benchmark-secret"
+REGION = "us-east-1"
+# Distribution: its tracing exporter would look for a collector. Both: S3 clients would take
+# settings for the real AWS.
+UNWANTED = ("AWS_", "OTEL_", "REGISTRY_", "MINIO_", "MILLPOND_")
+
+
+def add_arguments(parser):
+    """What every benchmark must know about the programs."""
+    parser.add_argument("--millpond", type=pathlib.Path, help="default: built here, release profile")
+    parser.add_argument("--distribution", type=pathlib.Path, help="default: installed with go")
+    parser.add_argument("--minio", type=pathlib.Path, help="default: installed with go")
+    parser.add_argument("--load", type=pathlib.Path, help="the load generator; default: built here")
+    parser.add_argument("--millpond-config", type=json.loads, default={}, metavar="JSON", help="merged into its file")
+    parser.add_argument("--scratch", type=pathlib.Path, help="for the servers' data, on a real disk; default: TMPDIR")
+
+
+class Programs:
+    """The executables: those that were named, otherwise built or installed."""
+
+    def __init__(self, arguments, kinds, storages):
+        self.paths = {}
+        if "millpond" in kinds:
+            self.paths["millpond"] = arguments.millpond or build_millpond()
+        if "distribution" in kinds:
+            self.paths["distribution"] = arguments.distribution or installed("registry")
+        if "minio" in storages:
+            self.paths["minio"] = arguments.minio or installed("minio")
+        self.load = arguments.load or build_load()
+        self.millpond_config = arguments.millpond_config
+
+    def run_load(self, *arguments, **options):
+        """Runs the load generator; its failures say what happened and need no backtrace."""
+        environment = {**os.environ, "RUST_BACKTRACE": "0"}
+        command = [self.load, *map(str, arguments)]
+        return subprocess.run(command, env=environment, text=True, check=False, **options)
+
+    def describe(self):
+        """One line for each program, with its version."""
+        lines = [f"- {name}: {version(path)}" for name, path in sorted(self.paths.items())]
+        return "\n".join(lines)
+
+
+def version(path):
+    result = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
+    text = (result.stdout or result.stderr).strip()
+    return text.splitlines()[0] if text else "unknown"
+
+
+def build_millpond():
+    subprocess.run(["cargo", "build", "--release", "--bin", "millpond"], cwd=ROOT, check=True)
+    return target_directory() / "release/millpond"
+
+
+def target_directory():
+    command = ["cargo", "metadata", "--format-version=1", "--no-deps"]
+    output = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout
+    return pathlib.Path(json.loads(output)["target_directory"])
+
+
+def build_load():
+    command = ["cargo", "bench", "--bench", "load", "--no-run", "--message-format=json"]
+    output = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout
+    for line in output.splitlines():
+        message = json.loads(line)
+        if message.get("executable") and message["target"]["name"] == "load":
+            return pathlib.Path(message["executable"])
+    raise SystemExit("cargo did not say where the load generator is")
+
+
+def installed(name):
+    package, release = GO_PROGRAMS[name]
+    home = CACHE / f"{name}-{release}"
+    if not (home / name).exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        # Built aside and renamed: a build that was stopped leaves nothing that looks whole.
+        with tempfile.TemporaryDirectory(dir=CACHE, prefix="building-") as aside:
+            environment = {**os.environ, "GOBIN": f"{aside}/built"}
+            command = ["go", "install", "-ldflags=-s -w", f"{package}@{release}"]
+            subprocess.run(command, cwd=aside, env=environment, check=True)
+            shutil.rmtree(home, ignore_errors=True)
+            os.rename(f"{aside}/built", home)
+    return home / name
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind((HOST, 0))
+        return listener.getsockname()[1]
+
+
+class Server:
+    """A running process and the directory it may write to; both are gone after `stop`."""
+
+    def __init__(self, name, scratch):
+        self.name = name
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix=f"{name}-", dir=scratch))
+        self.port = free_port()
+        self.process = None
+
+    @property
+    def url(self):
+        return f"http://{HOST}:{self.port}"
+
+    @property
+    def pid(self):
+        return self.process.pid
+
+    def start(self, command, probe, **extra):
+        """Starts the process and waits until `probe` answers 200."""
+        environment = {key: value for key, value in os.environ.items() if not key.startswith(UNWANTED)}
+        environment |= {"OTEL_TRACES_EXPORTER": "none", **extra}
+        self.log = self.folder / "log"
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, cwd=self.folder
+            )
+        try:
+            self.wait_for(probe)
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def wait_for(self, probe):
+        deadline = time.monotonic() + START_SECONDS
+        while not answers(self.url + probe):
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise SystemExit(f"{self.name} did not start:\n{self.log.read_text(errors='replace')[-2000:]}")
+            time.sleep(0.05)
+
+    def stop(self):
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def answers(url):
+    try:
+        with urllib.request.urlopen(url, timeout=5) as response:
+            return response.status == 200
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+class Directory:
+    """Storage on this machine's disk."""
+
+    def __init__(self, scratch):
+        self.path = pathlib.Path(tempfile.mkdtemp(prefix="directory-", dir=scratch))
+
+    def millpond(self):
+        return {"directory": {"path": str(self.path)}}
+
+    def distribution(self):
+        return {"filesystem": {"rootdirectory": str(self.path)}}
+
+    def stop(self):
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+class Minio:
+    """Storage in a bucket of a MinIO of its own."""
+
+    bucket = "registry"
+
+    def __init__(self, programs, scratch):
+        self.server = Server("minio", scratch)
+        data = self.server.folder / "data"
+        # A directory that is there when MinIO starts is a bucket.
+        (data / self.bucket).mkdir(parents=True)
+        address, console = f"{HOST}:{self.server.port}", f"{HOST}:{free_port()}"
+        self.server.start(
+            [programs.paths["minio"], "server", data, "--address", address, "--console-address", console],
+            "/minio/health/ready",
+            MINIO_ROOT_USER=ACCESS_KEY,
+            MINIO_ROOT_PASSWORD=SECRET_KEY,
+            MINIO_REGION=REGION,
+            MINIO_UPDATE="off",
+            MINIO_BROWSER="off",
+        )
+
+    def millpond(self):
+        return {
+            "s3": {
+                "endpoint": self.server.url,
+                "region": REGION,
+                "bucket": self.bucket,
+                "access_key": ACCESS_KEY,
+                "secret_key": SECRET_KEY,
+            }
+        }
+
+    def distribution(self):
+        return {
+            "s3": {
+                "regionendpoint": self.server.url,
+                "region": REGION,
+                "bucket": self.bucket,
+                "accesskey": ACCESS_KEY,
+                "secretkey": SECRET_KEY,
+                "forcepathstyle": True,
+                "secure": False,
+            }
+        }
+
+    def stop(self):
+        self.server.stop()
+
+
+def require_disk(scratch, needed_bytes):
+    """Stops before a disk is full: it may be that of others too."""
+    folder = scratch or tempfile.gettempdir()
+    free = shutil.disk_usage(folder).free
+    if free < needed_bytes:
+        raise SystemExit(f"{folder} has {free / 1e9:.0f} GB free, this takes up to {needed_bytes / 1e9:.0f} GB")
+
+
+def make_storage(kind, programs, scratch):
+    return Minio(programs, scratch) if kind == "minio" else Directory(scratch)
+
+
+def start_registry(kind, storage, programs, scratch):
+    """A registry on its own port; both read JSON, which is YAML."""
+    server = Server(kind, scratch)
+    if kind == "millpond":
+        command = [programs.paths[kind], "serve", "--config"]
+        config = merged(millpond_config(server, storage), programs.millpond_config)
+    else:
+        command = [programs.paths[kind], "serve"]
+        config = distribution_config(server, storage)
+    path = server.folder / "config.yml"
+    path.write_text(json.dumps(config))
+    return server.start([*command, path], "/v2/")
+
+
+def millpond_config(server, storage):
+    return {
+        "api": {"listen": f"{HOST}:{server.port}", "admin": f"{HOST}:{free_port()}"},
+        "storage": storage.millpond(),
+        "log": {"level": "error", "access": False},
+    }
+
+
+def distribution_config(server, storage):
+    """As fast as it gets: metadata cached, nothing logged, nothing purged meanwhile. Redirects are
+    off because they would measure MinIO."""
+    return {
+        "version": "0.1",
+        "log": {"level": "error", "accesslog": {"disabled": True}},
+        "storage": {
+            **storage.distribution(),
+            "cache": {"blobdescriptor": "inmemory"},
+            "delete": {"enabled": True},
+            "redirect": {"disable": True},
+            "maintenance": {"uploadpurging": {"enabled": False}},
+        },
+        "http": {"addr": f"{HOST}:{server.port}", "secret": "benchmark"},
+    }
+
+
+def merged(base, extra):
+    result = dict(base)
+    for key, value in extra.items():
+        inner = isinstance(value, dict) and isinstance(base.get(key), dict)
+        result[key] = merged(base[key], value) if inner else value
+    return result
