@@ -14,7 +14,7 @@ use hyper::body::Incoming;
 
 use super::access_log::AccessRecord;
 use crate::{
-    runtime::{BodyError, BodyStream},
+    runtime::{BodyError, BodyStream, Tasks},
     storage::{self, ObjectStream},
 };
 
@@ -120,25 +120,78 @@ impl std::fmt::Debug for Body {
     }
 }
 
-/// The bytes of a request, as the lower layers take them. No byte for `timeout` ends it in an error.
-pub(super) fn incoming(body: Incoming, timeout: Duration) -> BodyStream {
-    let stream = stream::unfold(Some(body), move |body| async move {
-        let mut body = body?;
-        loop {
-            let error = match tokio::time::timeout(timeout, body.frame()).await {
+/// Most bytes that are still read of a body nobody wants any more.
+const DRAINED_BYTES_MAX: usize = 8 << 20;
+
+/// How long they are waited for.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The body of a request.
+///
+/// If it is dropped before its end, because the request is refused, a task reads on for a while: closing a
+/// connection on a client that is still sending destroys the answer on its way.
+pub(super) struct RequestBody {
+    body: Option<Incoming>,
+    tasks: Tasks,
+}
+
+impl RequestBody {
+    pub(super) fn new(body: Incoming, tasks: Tasks) -> Self {
+        Self { body: Some(body), tasks }
+    }
+
+    /// The bytes, as the lower layers take them. No byte for `timeout` ends them in an error.
+    pub(super) fn into_stream(self, timeout: Duration) -> BodyStream {
+        let stream = stream::unfold(Some(self), move |body| async move {
+            let mut body = body?;
+            let error = match tokio::time::timeout(timeout, body.next()).await {
                 Err(_elapsed) => BodyError::Stalled,
                 Ok(None) => return None,
+                Ok(Some(Ok(bytes))) => return Some((Ok(bytes), Some(body))),
                 Ok(Some(Err(error))) => BodyError::Disconnected(Box::new(error)),
-                Ok(Some(Ok(frame))) => match frame.into_data() {
-                    Ok(bytes) => return Some((Ok(bytes), Some(body))),
-                    // Trailers carry nothing for us.
+            };
+            body.body = None;
+            Some((Err(error), None))
+        });
+        stream.boxed()
+    }
+
+    async fn next(&mut self) -> Option<Result<Bytes, hyper::Error>> {
+        let body = self.body.as_mut()?;
+        loop {
+            match body.frame().await {
+                None => {
+                    self.body = None;
+                    return None;
+                }
+                Some(Err(error)) => return Some(Err(error)),
+                // Trailers carry nothing for us.
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(bytes) => return Some(Ok(bytes)),
                     Err(_trailers) => continue,
                 },
-            };
-            return Some((Err(error), None));
+            }
         }
-    });
-    stream.boxed()
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        if let Some(body) = self.body.take()
+            && !http_body::Body::is_end_stream(&body)
+        {
+            self.tasks.spawn("drain", tokio::time::timeout(DRAIN_TIMEOUT, drain(body)));
+        }
+    }
+}
+
+async fn drain(mut body: Incoming) {
+    let mut drained = 0;
+    while drained < DRAINED_BYTES_MAX
+        && let Some(Ok(frame)) = body.frame().await
+    {
+        drained += frame.data_ref().map_or(0, Bytes::len);
+    }
 }
 
 /// Reads a body whole, if it has at most `limit_bytes`.

@@ -6,7 +6,7 @@ use http::{HeaderMap, Method, Request, header};
 use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
 
-use super::{Api, body, error::Error, location::Locations};
+use super::{Api, body::RequestBody, error::Error, location::Locations};
 use crate::{
     oci::{Digest, InvalidDigest},
     runtime::BodyStream,
@@ -19,7 +19,7 @@ pub(super) struct Call {
     pub(super) headers: HeaderMap,
     pub(super) locations: Locations,
     query: Vec<(String, String)>,
-    body: Incoming,
+    body: RequestBody,
     body_timeout: Duration,
 }
 
@@ -33,7 +33,7 @@ impl Call {
             query: parse_query(parts.uri.query().unwrap_or_default()),
             headers: parts.headers,
             locations,
-            body: incoming,
+            body: RequestBody::new(incoming, api.tasks.clone()),
             body_timeout: api.config.body_timeout,
         }
     }
@@ -81,7 +81,7 @@ impl Call {
 
     /// The body.
     pub(super) fn into_body(self) -> BodyStream {
-        body::incoming(self.body, self.body_timeout)
+        self.body.into_stream(self.body_timeout)
     }
 }
 

@@ -1,6 +1,6 @@
 //! One limit on all the buffers of the process.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -50,6 +50,23 @@ impl ByteBudget {
         Permit { units: permit.expect("the semaphore of a budget is never closed") }
     }
 
+    /// As [`ByteBudget::acquire`], for those who would rather be refused than wait longer than `patience`.
+    ///
+    /// # Errors
+    /// [`BudgetExhausted`].
+    ///
+    /// # Cancel safety
+    /// As [`ByteBudget::acquire`].
+    pub async fn acquire_within(
+        &self,
+        bytes: u64,
+        patience: Duration,
+    ) -> Result<Permit, BudgetExhausted> {
+        tokio::time::timeout(patience, self.acquire(bytes))
+            .await
+            .map_err(|_elapsed| BudgetExhausted)
+    }
+
     /// Takes `bytes` if they are free now and nobody waits for them.
     #[must_use]
     pub fn try_acquire(&self, bytes: u64) -> Option<Permit> {
@@ -63,6 +80,11 @@ impl ByteBudget {
         u32::try_from(bytes.div_ceil(UNIT_BYTES).min(most)).unwrap_or(u32::MAX)
     }
 }
+
+/// Nothing came free in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the memory for transfers is in use; raise memory.buffers, or wait")]
+pub struct BudgetExhausted;
 
 /// Bytes taken from a [`ByteBudget`]; dropping it gives them back.
 #[derive(Debug)]
@@ -90,6 +112,14 @@ mod tests {
         assert_eq!(budget.free_bytes(), 0);
         drop(first);
         assert_eq!(budget.acquire(1).await.bytes(), 1024);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn patience_has_an_end() {
+        let budget = ByteBudget::new(4096);
+        let _held = budget.acquire(4096).await;
+        let refused = budget.acquire_within(1024, Duration::from_secs(10)).await;
+        assert_eq!(refused.unwrap_err(), BudgetExhausted);
     }
 
     #[tokio::test]

@@ -6,7 +6,7 @@ mod settings;
 mod stream;
 mod tasks;
 
-pub use budget::{ByteBudget, Permit};
+pub use budget::{BudgetExhausted, ByteBudget, Permit};
 pub(crate) use settings::choices;
 pub use settings::{
     ByteSize, Environment, Problem, Secret, Section, Setting, Settings, SettingsError,

@@ -11,7 +11,13 @@ pub mod layout;
 mod metered;
 pub mod s3;
 
-use std::{fmt, ops::Range, pin::Pin, sync::Arc, time::SystemTime};
+use std::{
+    fmt,
+    ops::Range,
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -23,6 +29,10 @@ pub use key::{InvalidKey, Key};
 pub use metered::Metered;
 
 use crate::{oci::ByteRange, runtime::Pieces};
+
+/// How long a reader waits for memory before it is told to come back later: clients give up after 15 to 30
+/// seconds without an answer.
+const READ_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Objects under keys, in a flat namespace whose `/` only matters to listings.
 ///

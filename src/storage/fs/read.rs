@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures_util::stream;
 use tokio::task::JoinHandle;
 
-use super::super::{Error, Key, ObjectMeta, ObjectStream, Opened};
+use super::super::{Error, Fault, Key, ObjectMeta, ObjectStream, Opened, READ_PATIENCE};
 use super::{blocking, failed, object_meta};
 use crate::{
     oci::ByteRange,
@@ -44,7 +44,8 @@ pub(super) async fn open(
     let stream = match bytes {
         Some(bytes) => Box::pin(stream::once(async { Ok(bytes) })) as ObjectStream,
         None => {
-            let permit = budget.acquire(window_bytes(&range)).await;
+            let permit = budget.acquire_within(window_bytes(&range), READ_PATIENCE).await;
+            let permit = permit.map_err(|error| Error::failed("open", key, Fault::Busy, error))?;
             stream_file(FileReader {
                 file: Arc::new(file),
                 range: range.clone(),

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     oci::ByteRange,
     runtime::{Permit, Pieces},
-    storage::{Error, Fault, Key, ObjectMeta, ObjectStream, Opened},
+    storage::{Error, Fault, Key, ObjectMeta, ObjectStream, Opened, READ_PATIENCE},
 };
 
 /// What an open object is taken to hold in buffers: those of its connection.
@@ -29,7 +29,8 @@ pub(super) async fn open(
     key: &Key,
     range: Option<ByteRange>,
 ) -> Result<Opened, Error> {
-    let permit = bucket.reserve(STREAM_BUFFER_BYTES).await;
+    let permit = bucket.budget.acquire_within(STREAM_BUFFER_BYTES, READ_PATIENCE).await;
+    let permit = permit.map_err(|error| Error::failed("open", key, Fault::Busy, error))?;
     let answer = get(bucket, "open", key, range).await?;
     let object = Object::of(key, range, answer)?;
     let range = object.wanted.clone();
