@@ -146,6 +146,7 @@ fn body_answer(error: &BodyError) -> Answer {
     match error {
         // Nobody is left to read it; this is for the log.
         BodyError::Disconnected(_) => answer(StatusCode::BAD_REQUEST, ErrorCode::BlobUploadInvalid),
+        BodyError::TakenOver => answer(StatusCode::CONFLICT, ErrorCode::BlobUploadInvalid),
         BodyError::Stalled => answer(StatusCode::REQUEST_TIMEOUT, ErrorCode::BlobUploadInvalid),
         BodyError::TooLarge { .. } => answer(StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::SizeInvalid),
     }

@@ -113,7 +113,9 @@ impl From<BodyError> for Error {
             BodyError::TooLarge { limit_bytes } => {
                 Self::BlobTooLarge { limit: ByteSize(limit_bytes) }
             }
-            other @ (BodyError::Disconnected(_) | BodyError::Stalled) => Self::Body(other),
+            other @ (BodyError::Disconnected(_) | BodyError::Stalled | BodyError::TakenOver) => {
+                Self::Body(other)
+            }
         }
     }
 }

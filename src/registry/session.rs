@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use moka::future::Cache;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, MutexGuard, watch};
 
 use crate::{
     oci::{Algorithm, Hasher, UploadId},
@@ -38,13 +38,44 @@ impl Session {
     }
 }
 
-/// A session that one request at a time works on; `None` until it is known.
-pub(super) type SharedSession = Arc<Mutex<Option<Session>>>;
+/// The place of a session, on which one request at a time works.
+#[derive(Debug, Default)]
+pub(super) struct Slot {
+    /// `None` until the session is known.
+    session: Mutex<Option<Session>>,
+    /// Counts the requests that want to change the session.
+    requests: watch::Sender<u64>,
+}
+
+impl Slot {
+    /// Waits for the session, and has whoever receives bytes for it stop: its client has come back with
+    /// another request, so the old connection is dead and only nobody has noticed yet.
+    pub(super) async fn take_over(&self) -> MutexGuard<'_, Option<Session>> {
+        self.requests.send_modify(|count| *count = count.wrapping_add(1));
+        self.session.lock().await
+    }
+
+    /// The session, if nobody works on it.
+    pub(super) fn look(&self) -> Option<MutexGuard<'_, Option<Session>>> {
+        self.session.try_lock().ok()
+    }
+
+    /// Ends when another request wants the session.
+    pub(super) fn taken_over(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut requests = self.requests.subscribe();
+        async move {
+            if requests.changed().await.is_err() {
+                // The session is gone; then so is every other request.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+}
 
 /// The sessions this process has heard of.
 #[derive(Debug)]
 pub(super) struct Sessions {
-    open: Cache<UploadId, SharedSession>,
+    open: Cache<UploadId, Arc<Slot>>,
     ended: Cache<UploadId, ()>,
 }
 
@@ -58,8 +89,8 @@ impl Sessions {
     }
 
     /// The session's place, empty if this process has not heard of it.
-    pub(super) async fn slot(&self, id: UploadId) -> SharedSession {
-        self.open.get_with(id, async { SharedSession::default() }).await
+    pub(super) async fn slot(&self, id: UploadId) -> Arc<Slot> {
+        self.open.get_with(id, async { Arc::default() }).await
     }
 
     pub(super) async fn has_ended(&self, id: &UploadId) -> bool {

@@ -9,21 +9,21 @@
 use std::{
     fmt,
     ops::Range,
+    sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
-use tokio::sync::MutexGuard;
 
 use super::{
     Error, Repository,
     links::LinkKind,
-    session::{Session, SharedSession},
+    session::{Session, Slot},
 };
 use crate::{
     content::{self, Received},
     oci::{Algorithm, Digest, Hasher, UploadId, UploadPosition},
-    runtime::BodyStream,
+    runtime::{BodyStream, until},
     storage::{Entry, Key, ListQuery, Piece, layout},
 };
 
@@ -69,7 +69,7 @@ impl Repository {
     pub async fn start_upload(&self, algorithm: Algorithm) -> UploadStatus {
         let id = UploadId::new(&self.name, algorithm, now(), fastrand::u64(..));
         let slot = self.registry.sessions.slot(id).await;
-        *slot.lock().await = Some(Session::empty(algorithm));
+        *slot.take_over().await = Some(Session::empty(algorithm));
         UploadStatus { id, offset: 0 }
     }
 
@@ -79,9 +79,11 @@ impl Repository {
     /// [`Error::UploadUnknown`], or a fault of the storage.
     pub async fn upload_status(&self, position: UploadPosition) -> Result<UploadStatus, Error> {
         let slot = self.upload_slot(position).await?;
-        let mut slot = slot.lock().await;
-        let session =
-            self.session_at(&mut slot, UploadPosition { offset: None, ..position }).await?;
+        // While bytes are coming in, what is stored so far is the answer.
+        let mut unknown = None;
+        let mut guard = slot.look();
+        let known = guard.as_deref_mut().unwrap_or(&mut unknown);
+        let session = self.session_at(known, UploadPosition { offset: None, ..position }).await?;
         Ok(UploadStatus { id: position.id, offset: session.offset() })
     }
 
@@ -100,11 +102,12 @@ impl Repository {
         chunk: Chunk,
     ) -> Result<UploadStatus, Error> {
         let slot = self.upload_slot(position).await?;
-        let mut slot = slot.lock().await;
-        let mut session = self.session_for(&mut slot, position, chunk.range.as_ref()).await?;
+        let mut known = slot.take_over().await;
+        let mut session = self.session_for(&mut known, position, chunk.range.as_ref()).await?;
+        let chunk = Chunk { body: until(chunk.body, slot.taken_over()), ..chunk };
         let appended = self.append(position.id, &mut session, chunk).await;
         let offset = session.offset();
-        *slot = Some(session);
+        *known = Some(session);
         appended?;
         Ok(UploadStatus { id: position.id, offset })
     }
@@ -124,23 +127,36 @@ impl Repository {
         chunk: Chunk,
     ) -> Result<(), Error> {
         let slot = match self.upload_slot(position).await {
-            Err(Error::UploadUnknown) if self.stat_blob(digest).await.is_ok() => return Ok(()),
-            other => other?,
+            Err(error) => return self.already_finished(digest, error).await,
+            Ok(slot) => slot,
         };
-        let mut slot = slot.lock().await;
-        let mut session = self.session_for(&mut slot, position, chunk.range.as_ref()).await?;
+        let mut known = slot.take_over().await;
+        let mut session = match self.session_for(&mut known, position, chunk.range.as_ref()).await {
+            Err(error) => return self.already_finished(digest, error).await,
+            Ok(session) => session,
+        };
+        let chunk = Chunk { body: until(chunk.body, slot.taken_over()), ..chunk };
         let finished = if session.pieces.is_empty() {
             self.store_whole(digest, chunk).await
         } else {
             self.finish_pieces(position.id, &mut session, (digest, chunk)).await
         };
         let leftovers: Vec<Key> = session.pieces.iter().map(|piece| piece.key.clone()).collect();
-        *slot = Some(session);
+        *known = Some(session);
         finished?;
         self.registry.links.add(LinkKind::Layer, &self.name, digest).await?;
         self.registry.sessions.end(&position.id).await;
         self.registry.reaper.remove(leftovers);
         Ok(())
+    }
+
+    /// What `error` means to a client that ends its upload once more, because the answer to the first time
+    /// was lost.
+    async fn already_finished(&self, digest: &Digest, error: Error) -> Result<(), Error> {
+        match error {
+            Error::UploadUnknown if self.stat_blob(digest).await.is_ok() => Ok(()),
+            error => Err(error),
+        }
     }
 
     /// Stores a blob that comes in one request with its digest.
@@ -161,9 +177,9 @@ impl Repository {
     /// [`Error::UploadUnknown`], or a fault of the storage.
     pub async fn cancel_upload(&self, position: UploadPosition) -> Result<(), Error> {
         let slot = self.upload_slot(position).await?;
-        let mut slot = slot.lock().await;
+        let mut known = slot.take_over().await;
         let session =
-            self.session_at(&mut slot, UploadPosition { offset: None, ..position }).await?;
+            self.session_at(&mut known, UploadPosition { offset: None, ..position }).await?;
         // For the other processes, which would take the bare identity for a new session.
         self.registry.storage.put(&layout::upload_cancelled(&position.id), Bytes::new()).await?;
         self.registry.sessions.end(&position.id).await;
@@ -171,7 +187,7 @@ impl Repository {
         Ok(())
     }
 
-    async fn upload_slot(&self, position: UploadPosition) -> Result<SharedSession, Error> {
+    async fn upload_slot(&self, position: UploadPosition) -> Result<Arc<Slot>, Error> {
         let expired = position.id.started() + self.registry.config.uploads.age < now();
         if expired || self.registry.sessions.has_ended(&position.id).await {
             return Err(Error::UploadUnknown);
@@ -182,12 +198,13 @@ impl Repository {
     /// The session, known to be where the client believes it is.
     async fn session_for(
         &self,
-        slot: &mut MutexGuard<'_, Option<Session>>,
+        known: &mut Option<Session>,
         position: UploadPosition,
         range: Option<&Range<u64>>,
     ) -> Result<Session, Error> {
         let claimed = range.map(|range| range.start).or(position.offset);
-        let session = self.session_at(slot, UploadPosition { offset: claimed, ..position }).await?;
+        let session =
+            self.session_at(known, UploadPosition { offset: claimed, ..position }).await?;
         let offset = session.offset();
         let agrees = |claim: u64| claim == offset;
         if claimed.is_none_or(agrees) && position.offset.is_none_or(agrees) {
@@ -200,28 +217,30 @@ impl Repository {
     /// The session, from memory if that agrees with the offset in `position`, else from storage.
     async fn session_at(
         &self,
-        slot: &mut MutexGuard<'_, Option<Session>>,
+        known: &mut Option<Session>,
         position: UploadPosition,
     ) -> Result<Session, Error> {
         // Another request may have ended it while this one waited for the slot.
         if self.registry.sessions.has_ended(&position.id).await {
             return Err(Error::UploadUnknown);
         }
-        match (&**slot, position.offset) {
-            (Some(known), Some(claimed)) if known.offset() == claimed => return Ok(known.clone()),
+        match (&*known, position.offset) {
+            (Some(session), Some(claimed)) if session.offset() == claimed => {
+                return Ok(session.clone());
+            }
             // The URL says that nothing was stored when it was issued, and it is the newest there is.
             (None, Some(0)) => return Ok(Session::empty(position.id.algorithm())),
             _ => {}
         }
         let pieces = self.stored_pieces(&position.id).await?;
-        if let Some(known) = &**slot
-            && known.pieces == pieces
+        if let Some(session) = &*known
+            && session.pieces == pieces
         {
-            return Ok(known.clone());
+            return Ok(session.clone());
         }
         let empty = Session::empty(position.id.algorithm());
         let session = if pieces.is_empty() { empty } else { Session { pieces, hasher: None } };
-        **slot = Some(session.clone());
+        *known = Some(session.clone());
         Ok(session)
     }
 

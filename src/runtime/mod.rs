@@ -11,5 +11,5 @@ pub(crate) use settings::choices;
 pub use settings::{
     ByteSize, Environment, Problem, Secret, Section, Setting, Settings, SettingsError,
 };
-pub use stream::{BodyError, BodyStream, Pieces};
+pub use stream::{BodyError, BodyStream, Pieces, until};
 pub use tasks::{Abandoned, Shutdown, Tasks};

@@ -1,9 +1,9 @@
 //! Bytes on their way in: the body of a request, seen from the layers that know no HTTP.
 
-use std::{collections::VecDeque, pin::Pin};
+use std::{collections::VecDeque, pin::Pin, task::Poll};
 
 use bytes::Bytes;
-use futures_util::Stream;
+use futures_util::{Stream, stream};
 
 /// The bytes a client is sending. Ends cleanly only when the client sent all it announced.
 pub type BodyStream = Pin<Box<dyn Stream<Item = Result<Bytes, BodyError>> + Send>>;
@@ -17,12 +17,31 @@ pub enum BodyError {
     /// No byte came for as long as the configuration allows.
     #[error("the client sent nothing for too long")]
     Stalled,
+    /// The client has come back with another request for the same thing.
+    #[error("the client has come back with another request")]
+    TakenOver,
     /// The body grew beyond its limit.
     #[error("the body is larger than {limit_bytes} bytes")]
     TooLarge {
         /// The limit.
         limit_bytes: u64,
     },
+}
+
+/// The same body, which ends in [`BodyError::TakenOver`] as soon as `end` does.
+pub fn until(mut body: BodyStream, end: impl Future<Output = ()> + Send + 'static) -> BodyStream {
+    let mut end = Box::pin(end);
+    let mut ended = false;
+    Box::pin(stream::poll_fn(move |context| {
+        if ended {
+            return Poll::Ready(None);
+        }
+        if end.as_mut().poll(context).is_ready() {
+            ended = true;
+            return Poll::Ready(Some(Err(BodyError::TakenOver)));
+        }
+        body.as_mut().poll_next(context)
+    }))
 }
 
 /// Pieces of a byte sequence in order, kept as they came: no copy is made to join them.
