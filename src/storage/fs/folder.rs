@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use super::ignore_not_found;
@@ -11,33 +11,46 @@ use super::ignore_not_found;
 /// How often publishing a file is tried while other calls keep removing its emptied folder.
 const PUBLISH_ATTEMPTS: usize = 16;
 
-/// Makes `folder` and the folders above it, and syncs each one that gained an entry.
+/// Makes `folder` and the folders above it, durably.
 pub(super) fn ensure(folder: &Path) -> io::Result<()> {
-    match fs::create_dir(folder) {
-        Ok(()) => sync_parent(folder),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let parent = folder.parent().ok_or(error)?;
-            ensure(parent)?;
-            match fs::create_dir(folder) {
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-                Err(error) => Err(error),
-                Ok(()) => sync_parent(folder),
-            }
-        }
-        Err(error) => Err(error),
+    let mut changed = Vec::new();
+    make(folder, &mut changed)?;
+    sync_all(&changed)
+}
+
+/// Makes `folder` and the folders above it, and adds each one that gained an entry to `changed`.
+fn make(folder: &Path, changed: &mut Vec<PathBuf>) -> io::Result<()> {
+    let parent = parent_of(folder);
+    let mut created = fs::create_dir(folder);
+    let is_orphan = matches!(&created, Err(error) if error.kind() == io::ErrorKind::NotFound);
+    if is_orphan && parent != folder {
+        make(&parent, changed)?;
+        created = fs::create_dir(folder);
     }
+    match created {
+        Ok(()) => changed.push(parent),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(error),
+    }
+    Ok(())
 }
 
 /// Renames the synced file `from` to `to` and makes that durable. The folder of `to` is made if need be.
+///
+/// All folders are synced at the end, together: a file system with a journal then writes it once and not
+/// once for each folder.
 pub(super) fn publish(from: &Path, to: &Path) -> io::Result<()> {
-    let parent = to.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    let parent = parent_of(to);
+    let mut changed = Vec::new();
     for _ in 0..PUBLISH_ATTEMPTS {
         match fs::rename(from, to) {
-            Ok(()) => return sync(parent),
+            Ok(()) => {
+                changed.push(parent);
+                return sync_all(&changed);
+            }
             // Either the folder does not exist yet, or a delete has just removed it.
             Err(error) if error.kind() == io::ErrorKind::NotFound && from.exists() => {
-                ignore_not_found(ensure(parent))?;
+                ignore_not_found(make(&parent, &mut changed))?;
             }
             Err(error) => return Err(error),
         }
@@ -56,19 +69,23 @@ pub(super) fn remove_file(path: &Path, root: &Path) -> io::Result<()> {
     }
     let mut folders = path.ancestors().skip(1).take_while(|folder| *folder != root);
     let survivor = folders.find(|folder| fs::remove_dir(folder).is_err()).unwrap_or(root);
-    // Another delete may remove this folder too, and then it syncs the one above.
-    ignore_not_found(sync(survivor))
+    sync(survivor)
 }
 
-/// Makes the entries of `folder` durable.
-pub(super) fn sync(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
+fn sync_all(folders: &[PathBuf]) -> io::Result<()> {
+    folders.iter().try_for_each(|folder| sync(folder))
 }
 
-fn sync_parent(folder: &Path) -> io::Result<()> {
-    match folder.parent() {
-        Some(parent) if parent.as_os_str().is_empty() => sync(Path::new(".")),
-        Some(parent) => sync(parent),
-        None => Ok(()),
+/// Makes the entries of `folder` durable. If a delete has removed it meanwhile, that synced the one above.
+fn sync(folder: &Path) -> io::Result<()> {
+    ignore_not_found(File::open(folder).and_then(|folder| folder.sync_all()))
+}
+
+/// The folder above; of a bare name, the current one. The root is its own parent, and exists.
+fn parent_of(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        Some(_) => PathBuf::from("."),
+        None => path.to_owned(),
     }
 }
