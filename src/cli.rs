@@ -14,6 +14,10 @@ use crate::{
 /// Exit status for a configuration that cannot be used (`EX_USAGE` of sysexits.h).
 const EXIT_CONFIGURATION: u8 = 64;
 
+/// Threads for file access and hashing. Enough for a slow shared file system to have work waiting; few enough
+/// that their stacks and allocator caches stay small beside the buffers.
+const BLOCKING_THREADS: usize = 64;
+
 /// A container registry and pull-through mirror that is shared by a whole cluster.
 #[derive(Debug, Parser)]
 #[command(version, about, long_about = None)]
@@ -50,7 +54,8 @@ pub fn run() -> ExitCode {
         Err(error) => return fail(&error, EXIT_CONFIGURATION),
     };
     telemetry::init(&loaded.config.log);
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let runtime = match builder.enable_all().max_blocking_threads(BLOCKING_THREADS).build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error, 1),
     };
