@@ -11,7 +11,9 @@ use aws_sdk_s3::{
 use bytes::Bytes;
 
 use super::{
-    body, client,
+    body,
+    bookmark::Bookmarks,
+    client,
     config::{Config, Encryption},
     fault::failed,
 };
@@ -35,13 +37,14 @@ pub(super) struct Bucket {
     pub(super) tasks: Tasks,
     /// Set when the server was found not to know batch deletes.
     pub(super) deletes_one_by_one: AtomicBool,
+    pub(super) bookmarks: Bookmarks,
 }
 
 impl Bucket {
     pub(super) async fn connect(config: Config, budget: ByteBudget) -> Self {
         let client = client::connect(&config).await;
-        let (tasks, deletes_one_by_one) = (Tasks::new(), AtomicBool::new(false));
-        Self { client, config, budget, tasks, deletes_one_by_one }
+        let (tasks, deletes_one_by_one, bookmarks) = Default::default();
+        Self { client, config, budget, tasks, deletes_one_by_one, bookmarks }
     }
 
     /// The bucket's name.

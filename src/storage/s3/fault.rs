@@ -73,7 +73,7 @@ impl Failure {
                 Self::Answer {
                     status: response.status().as_u16(),
                     code: meta.code().unwrap_or_default().to_owned(),
-                    message: meta.message().unwrap_or_default().to_owned(),
+                    message: meta.message().map_or_else(|| chain(error), str::to_owned),
                     request_id: header(response, "x-amz-request-id").unwrap_or_default(),
                 }
             }

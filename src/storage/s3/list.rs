@@ -25,22 +25,32 @@ pub(super) async fn list(
 ) -> Result<Listing, Error> {
     let folder =
         Folder { bucket, operation, key: prefix, path: format!("{}/", bucket.path(prefix)) };
-    let mut token = None;
-    // A page of nothing but foreign names is followed by the next, so that an empty page is the last.
+    let mut token = match (query.depth, &query.after) {
+        (Depth::All, Some(after)) => bucket.bookmarks.find(&folder.path, after),
+        (Depth::All, None) | (Depth::Children, _) => None,
+    };
+    // A page of which nothing is wanted is followed by the next, so that an empty page is the last.
     loop {
-        let page = folder.page(query, token).await?;
-        let more = page.is_truncated.unwrap_or(false);
-        token = page.next_continuation_token.clone();
-        let entries = folder.entries(query, page)?;
-        if query.limit == 0 {
-            return Ok(Listing { more: more || !entries.is_empty(), entries: Vec::new() });
+        let page = folder.page(query, token.clone()).await?;
+        let next = page.next_continuation_token.clone();
+        let mut more = page.is_truncated.unwrap_or(false);
+        let mut entries = folder.entries(query, page)?;
+        if entries.is_empty() && more {
+            token = Some(next.ok_or_else(|| folder.nonsense("a page without a way to the next"))?);
+            continue;
         }
-        if !entries.is_empty() || !more {
-            return Ok(Listing { entries, more });
+        if entries.len() > query.limit {
+            entries.truncate(query.limit);
+            more = true;
+        } else {
+            token = next;
         }
-        if token.is_none() {
-            return Err(folder.nonsense("a page without a way to the next"));
+        if let (Depth::All, true, Some(last), Some(token)) =
+            (query.depth, more, entries.last(), token)
+        {
+            bucket.bookmarks.put(&folder.path, last.sort_key(), token);
         }
+        return Ok(Listing { entries, more });
     }
 }
 
@@ -58,7 +68,13 @@ impl Folder<'_> {
         query: &ListQuery,
         token: Option<String>,
     ) -> Result<ListObjectsV2Output, Error> {
-        let limit = i32::try_from(query.limit.clamp(1, MAX_ENTRIES)).expect("1000 is an i32");
+        // Where entries may have to be skipped, there is room for more than are wanted.
+        let limit = if query.depth == Depth::All && query.after.is_some() && token.is_none() {
+            MAX_ENTRIES
+        } else {
+            query.limit.clamp(1, MAX_ENTRIES)
+        };
+        let limit = i32::try_from(limit).expect("1000 is an i32");
         let request = self
             .bucket
             .client
@@ -106,12 +122,14 @@ impl Folder<'_> {
     }
 }
 
-/// Where the server starts: behind the whole of a folder that was listed already.
+/// Where the server starts: behind the whole of a folder that was listed already. Listings of whole trees
+/// go on by bookmarks.
 fn start_after(folder: &str, query: &ListQuery) -> Option<String> {
     let after = query.after.as_deref()?;
     match (query.depth, after.split_once('/')) {
         (Depth::Children, Some((name, _within))) => Some(format!("{folder}{name}/{LAST}")),
-        (Depth::Children, None) | (Depth::All, _) => Some(format!("{folder}{after}")),
+        (Depth::Children, None) => Some(format!("{folder}{after}")),
+        (Depth::All, _) => None,
     }
 }
 
@@ -127,7 +145,7 @@ mod tests {
             (children.clone().after("v1"), Some("tags/v1")),
             (children.clone().after("v1/"), Some("tags/v1/~")),
             (children.after("v1/current"), Some("tags/v1/~")),
-            (ListQuery::all(10).after("v1/current"), Some("tags/v1/current")),
+            (ListQuery::all(10).after("v1/current"), None),
         ];
         for (query, expected) in cases {
             assert_eq!(start_after("tags/", &query).as_deref(), expected, "{query:?}");

@@ -8,6 +8,7 @@
 //! Uploads that their process cannot end are found again in a journal (see `journal`).
 
 mod body;
+mod bookmark;
 mod bucket;
 mod client;
 mod compose;

@@ -120,17 +120,19 @@ impl Multipart {
             .customize()
             .config_override(bucket.server_side());
         let Err(error) = request.send().await else { return Ok(()) };
-        // A first attempt may have been carried out although its answer was lost.
-        let gone = Failure::of(&error).code() == "NoSuchUpload";
-        if gone && self.is_published(size_bytes).await {
-            Ok(())
-        } else {
-            Err(failed(operation, key, &error))
+        // A first attempt may have been carried out although its answer was lost; and some servers
+        // answer success in words of their own.
+        let failure = Failure::of(&error);
+        let unreadable = failure.status() == Some(200) && failure.code().is_empty();
+        let in_doubt = failure.code() == "NoSuchUpload" || unreadable;
+        if in_doubt && self.is_published(size_bytes).await {
+            return Ok(());
         }
+        Err(failed(operation, key, &error))
     }
 
     /// Whether the object at the key looks like the one of this upload. A multipart entity tag ends in
-    /// the number of parts.
+    /// the number of parts. Large objects are named by their digest, so another writer's is the same.
     async fn is_published(&self, size_bytes: u64) -> bool {
         let Target { bucket, operation, key, .. } = &self.target;
         let Ok(head) = bucket.head(operation, key).await else { return false };

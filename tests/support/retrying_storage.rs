@@ -1,0 +1,125 @@
+//! A caller that repeats what failed, as the layers above a storage do.
+
+use std::{fmt, time::SystemTime};
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use futures_util::{TryStreamExt, stream};
+use millpond::{
+    oci::ByteRange,
+    storage::{
+        Error, Key, ListQuery, Listing, ObjectMeta, Opened, Piece, Purge, SharedStorage, Storage,
+        Writer,
+    },
+};
+
+/// How often an operation is tried.
+const ATTEMPTS: usize = 10;
+
+/// Repeats every operation of the storage it wraps that fails for a reason that may pass. Streams and
+/// writers are gathered in memory: this is for tests.
+#[derive(Debug)]
+pub(crate) struct RetryingStorage {
+    inner: SharedStorage,
+}
+
+impl RetryingStorage {
+    /// Repeats the operations of `inner`.
+    pub(crate) fn new(inner: SharedStorage) -> Self {
+        Self { inner }
+    }
+}
+
+impl fmt::Display for RetryingStorage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "retried {}", self.inner)
+    }
+}
+
+async fn retry<T, Work: Future<Output = Result<T, Error>>>(
+    mut work: impl FnMut() -> Work,
+) -> Result<T, Error> {
+    for _ in 1..ATTEMPTS {
+        match work().await {
+            Err(error) if error.is_retryable() => {}
+            done => return done,
+        }
+    }
+    work().await
+}
+
+#[async_trait]
+impl Storage for RetryingStorage {
+    async fn head(&self, key: &Key) -> Result<ObjectMeta, Error> {
+        retry(|| self.inner.head(key)).await
+    }
+
+    async fn open(&self, key: &Key, range: Option<ByteRange>) -> Result<Opened, Error> {
+        let read = || async {
+            let mut opened = self.inner.open(key, range).await?;
+            let mut bytes = BytesMut::new();
+            while let Some(piece) = opened.stream.try_next().await? {
+                bytes.extend_from_slice(&piece);
+            }
+            let stream = stream::iter([Ok(bytes.freeze())]);
+            Ok(Opened { stream: Box::pin(stream), ..opened })
+        };
+        retry(read).await
+    }
+
+    async fn put(&self, key: &Key, bytes: Bytes) -> Result<(), Error> {
+        retry(|| self.inner.put(key, bytes.clone())).await
+    }
+
+    async fn write(
+        &self,
+        key: &Key,
+        expected_bytes: Option<u64>,
+    ) -> Result<Box<dyn Writer>, Error> {
+        let (inner, key) = (self.inner.clone(), key.clone());
+        Ok(Box::new(RetryingWriter { inner, key, expected_bytes, pieces: Vec::new() }))
+    }
+
+    async fn compose(&self, pieces: &[Piece], to: &Key) -> Result<(), Error> {
+        retry(|| self.inner.compose(pieces, to)).await
+    }
+
+    async fn list(&self, prefix: &Key, query: ListQuery) -> Result<Listing, Error> {
+        retry(|| self.inner.list(prefix, query.clone())).await
+    }
+
+    async fn delete(&self, keys: &[Key]) -> Result<(), Error> {
+        retry(|| self.inner.delete(keys)).await
+    }
+
+    async fn purge_unfinished(&self, before: SystemTime, purge: Purge) -> Result<u64, Error> {
+        retry(|| self.inner.purge_unfinished(before, purge)).await
+    }
+}
+
+#[derive(Debug)]
+struct RetryingWriter {
+    inner: SharedStorage,
+    key: Key,
+    expected_bytes: Option<u64>,
+    pieces: Vec<Bytes>,
+}
+
+#[async_trait]
+impl Writer for RetryingWriter {
+    async fn write(&mut self, bytes: Bytes) -> Result<(), Error> {
+        self.pieces.push(bytes);
+        Ok(())
+    }
+
+    async fn commit(self: Box<Self>) -> Result<(), Error> {
+        let write = || async {
+            let mut writer = self.inner.write(&self.key, self.expected_bytes).await?;
+            for piece in &self.pieces {
+                writer.write(piece.clone()).await?;
+            }
+            writer.commit().await
+        };
+        retry(write).await
+    }
+}
