@@ -10,7 +10,7 @@ use super::{Error, Received, hash::HashPipeline, receive};
 use crate::{
     oci::{ByteRange, Digest, Hasher},
     runtime::BodyStream,
-    storage::{self, ObjectStream, Opened, Piece, SharedStorage, layout},
+    storage::{self, ObjectStream, Opened, Piece, SharedStorage, WriteOptions, layout},
 };
 
 /// Sizes remembered at once. An entry is about 200 bytes.
@@ -112,7 +112,8 @@ impl ContentStore {
         body: BodyStream,
         (expected_bytes, limit_bytes): (Option<u64>, u64),
     ) -> Result<u64, Error> {
-        let mut writer = self.storage.write(&layout::blob(&expected), expected_bytes).await?;
+        let options = WriteOptions { expected_bytes, ..WriteOptions::default() };
+        let mut writer = self.storage.write(&layout::blob(&expected), options).await?;
         let hasher = Hasher::new(expected.algorithm());
         let Received { size_bytes, hasher, end } =
             receive(&mut *writer, body, hasher, limit_bytes).await?;

@@ -112,9 +112,10 @@ impl Repository {
             Reference::Digest(_) => more_tags.iter().collect(),
             Reference::Tag(tag) => std::iter::once(tag).chain(more_tags).collect(),
         };
-        let linked = self.registry.links.add(LinkKind::Revision, &self.name, &digest);
-        futures_util::try_join!(linked, self.note_tags(&tags, &digest))?;
+        self.registry.links.add(LinkKind::Revision, &self.name, &digest).await?;
         self.move_tags(&tags, &digest).await?;
+        // Last: a folder with nothing but history in it would be listed as a tag that nobody can read.
+        self.note_tags(&tags, &digest).await?;
         let stored = Arc::new(StoredManifest { digest, bytes, manifest });
         self.registry.manifests.0.insert(digest, Arc::clone(&stored)).await;
         Ok(stored)
@@ -146,7 +147,16 @@ impl Repository {
             ManifestKind::Blob => LinkKind::Layer,
             ManifestKind::Child => LinkKind::Revision,
         };
-        Ok(self.registry.links.resolve(kind, &self.name, &reference.digest).await?.is_some())
+        let Some(stored) = self.registry.links.resolve(kind, &self.name, &reference.digest).await?
+        else {
+            return Ok(false);
+        };
+        // docker-registry 2.8 collects content and leaves the link.
+        match self.registry.content.stat(&stored).await {
+            Ok(_size_bytes) => Ok(true),
+            Err(content::Error::Unknown { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Deletes a manifest with every tag that points to it, or, for a tag, the tag alone.

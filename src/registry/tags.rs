@@ -1,5 +1,7 @@
 //! Tags: names that point to manifests.
 
+use std::collections::BTreeMap;
+
 use futures_util::future::try_join_all;
 
 use super::{
@@ -89,22 +91,28 @@ impl Repository {
         let names = self.keys_below(&folder).await?;
         let current = layout::tag_current(&self.name, tag);
         let existed = names.iter().any(|name| folder.join(name) == current);
-        // The name itself goes first. What is left if this stops here is history that nothing reads.
-        if existed {
-            self.registry.storage.delete(&[current]).await?;
-        }
-        let history: Vec<Key> = names.iter().map(|name| folder.join(name)).collect();
-        self.registry.storage.delete(&history).await?;
+        // In one request, and the name itself first: what is left if that stops half way is history.
+        let mut keys: Vec<Key> = names.iter().map(|name| folder.join(name)).collect();
+        keys.sort_by_key(|key| *key != current);
+        self.registry.storage.delete(&keys).await?;
         Ok(existed)
     }
 
     /// The tags that point to `digest` now. Candidates come from the tags' histories, all of them in one
-    /// listing for a thousand entries; only those are looked at one by one.
+    /// listing for a thousand entries; only those are looked at one by one, and those without a history,
+    /// because whoever made them was stopped.
     pub(super) async fn tags_of(&self, digest: &Digest) -> Result<Vec<Tag>, Error> {
         let names = self.keys_below(&layout::tags(&self.name)).await?;
-        let candidates = names.iter().filter(|name| link_digest(name).as_ref() == Some(digest));
-        let candidates: Vec<Tag> =
-            candidates.filter_map(|name| name.split('/').next()?.parse().ok()).collect();
+        let mut histories: BTreeMap<Tag, Vec<Digest>> = BTreeMap::new();
+        for name in &names {
+            let Some((tag, entry)) = name.split_once('/') else { continue };
+            let Ok(tag) = tag.parse() else { continue };
+            let history = histories.entry(tag).or_default();
+            history.extend(entry.strip_prefix("index/").and_then(link_digest));
+        }
+        let points_there =
+            |(_, history): &(Tag, Vec<Digest>)| history.is_empty() || history.contains(digest);
+        let candidates = histories.into_iter().filter(points_there).map(|(tag, _)| tag);
         let mut tags = Vec::new();
         for tag in candidates {
             if self.resolve_tag(&tag).await?.as_ref() == Some(digest) {

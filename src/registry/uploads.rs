@@ -24,7 +24,7 @@ use crate::{
     content::{self, Received},
     oci::{Algorithm, Digest, Hasher, UploadId, UploadPosition},
     runtime::{BodyStream, until},
-    storage::{Entry, Key, ListQuery, Piece, layout},
+    storage::{Durability, Entry, Key, ListQuery, Piece, WriteOptions, layout},
 };
 
 /// Bytes that a client sends into an upload.
@@ -289,7 +289,9 @@ impl Repository {
         }
         let limit_bytes = self.registry.config.blob_max.0.saturating_sub(offset);
         let key = layout::upload_piece(&id, offset, fastrand::u64(..));
-        let mut writer = self.registry.storage.write(&key, chunk.length).await?;
+        let options =
+            WriteOptions { expected_bytes: chunk.length, durability: Durability::Composed };
+        let mut writer = self.registry.storage.write(&key, options).await?;
         let seen_all = session.hasher.is_some();
         let hasher = session.hasher.clone().unwrap_or_else(|| Hasher::new(id.algorithm()));
         let Received { size_bytes, hasher, end } =

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::{
     Error, Key, ListQuery, Listing, ObjectMeta, Opened, Piece, Purge, SharedStorage, Storage,
-    Writer,
+    WriteOptions, Writer,
 };
 use crate::oci::ByteRange;
 
@@ -81,12 +81,8 @@ impl Storage for Metered {
         self.measure("put", self.inner.put(key, bytes)).await
     }
 
-    async fn write(
-        &self,
-        key: &Key,
-        expected_bytes: Option<u64>,
-    ) -> Result<Box<dyn Writer>, Error> {
-        self.measure("write", self.inner.write(key, expected_bytes)).await
+    async fn write(&self, key: &Key, options: WriteOptions) -> Result<Box<dyn Writer>, Error> {
+        self.measure("write", self.inner.write(key, options)).await
     }
 
     async fn compose(&self, pieces: &[Piece], to: &Key) -> Result<(), Error> {

@@ -37,8 +37,9 @@ const READ_PATIENCE: Duration = Duration::from_secs(10);
 /// Objects under keys, in a flat namespace whose `/` only matters to listings.
 ///
 /// # Contract
-/// - **Atomic**: an object appears whole or not at all, whatever is interrupted. A reader that has it
-///   open goes on reading the old bytes when it is replaced or deleted.
+/// - **Atomic**: an object appears whole or not at all, whatever is interrupted. For a reader that has it
+///   open when it is replaced or deleted, the old bytes go on or the stream ends in an error; other
+///   bytes never come.
 /// - **Durable**: when a method that changes something returns `Ok`, the change outlives a crash.
 /// - **Read after write**: what returned `Ok` here is seen by every later call of every process that
 ///   shares the storage.
@@ -66,13 +67,11 @@ pub trait Storage: fmt::Debug + fmt::Display + Send + Sync + 'static {
     /// A fault of the storage; the object is then either the old or the new one.
     async fn put(&self, key: &Key, bytes: Bytes) -> Result<(), Error>;
 
-    /// Begins an object whose length is not known. It becomes visible by [`Writer::commit`] only;
-    /// `expected_bytes` is a hint of its length that lets a driver size its buffers.
+    /// Begins an object whose length is not known. It becomes visible by [`Writer::commit`] only.
     ///
     /// # Errors
     /// A fault of the storage.
-    async fn write(&self, key: &Key, expected_bytes: Option<u64>)
-    -> Result<Box<dyn Writer>, Error>;
+    async fn write(&self, key: &Key, options: WriteOptions) -> Result<Box<dyn Writer>, Error>;
 
     /// Makes one object at `to` of the bytes of `pieces`, in order, without moving them through this
     /// process where the storage can join them itself. The pieces may or may not exist afterwards:
@@ -85,7 +84,9 @@ pub trait Storage: fmt::Debug + fmt::Display + Send + Sync + 'static {
     /// Lists what lies under `prefix`, a folder, in the byte order of full keys, where a folder's key
     /// ends in `/`.
     ///
-    /// A folder without any object in it may be listed or not. An unknown folder is an empty list.
+    /// A folder without any object in it may be listed or not. An unknown folder is an empty list. Names that
+    /// are no keys are passed over. Pages of [`Depth::All`] are to be asked for soon after each other: some
+    /// servers go on well only from a token, which a driver does not keep for ever.
     ///
     /// # Errors
     /// A fault of the storage.
@@ -120,6 +121,25 @@ pub trait Writer: Send + fmt::Debug {
     /// # Errors
     /// A fault of the storage; whether the object became visible is then unknown.
     async fn commit(self: Box<Self>) -> Result<(), Error>;
+}
+
+/// What a storage may know of an object that is to be written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WriteOptions {
+    /// How many bytes are likely to come, which lets a driver size its buffers.
+    pub expected_bytes: Option<u64>,
+    /// When the object must be safe from a power cut.
+    pub durability: Durability,
+}
+
+/// When an object must be safe from a power cut. From a crash of this process it is safe when it is visible.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// When the call that makes it visible returns.
+    #[default]
+    Visible,
+    /// When it has been composed into another object. For pieces, whose client keeps the bytes until then.
+    Composed,
 }
 
 /// Whether to remove what was found.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 use millpond::{
     oci::ByteRange,
-    storage::{Depth, Error, Key, ListQuery, Piece, Storage, s3::Config},
+    storage::{Depth, Error, Key, ListQuery, Piece, Storage, WriteOptions, s3::Config},
 };
 use proptest::{collection::vec, option, prelude::*, sample::select};
 use tokio::runtime::Runtime;
@@ -76,7 +76,7 @@ async fn take(storage: &dyn Storage, model: &mut Model, step: Step) {
             model.objects.insert(at.to_owned(), bytes);
         }
         Step::Abandon { at, length } => {
-            let mut writer = storage.write(&key(at), None).await.unwrap();
+            let mut writer = storage.write(&key(at), WriteOptions::default()).await.unwrap();
             writer.write(pattern(length, 0)).await.unwrap();
         }
         Step::Delete(keys) => {

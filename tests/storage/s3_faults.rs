@@ -9,7 +9,7 @@ use bytes::Bytes;
 use millpond::{
     oci::ByteRange,
     storage::{
-        Error, Fault, ListQuery, Piece, Purge, Storage,
+        Error, Fault, ListQuery, Piece, Purge, Storage, WriteOptions,
         s3::{Config, S3},
     },
 };
@@ -185,7 +185,7 @@ async fn a_failed_writer_cannot_be_committed() {
     let server = S3Server::start().await;
     let s3 = connect(Config { attempts: 1, ..config(&server) }).await;
     server.inject(Injection::new(Action::Refuse(500, "InternalError")).on("partNumber=1").times(1));
-    let mut writer = s3.write(&key("a/b"), None).await.unwrap();
+    let mut writer = s3.write(&key("a/b"), WriteOptions::default()).await.unwrap();
     let mut results = Vec::new();
     for piece in cut(&pattern(40 * MIB, 1), MIB) {
         results.push(writer.write(piece).await);

@@ -7,7 +7,7 @@ use millpond::{
     oci::ByteRange,
     runtime::ByteBudget,
     storage::{
-        Fault, ListQuery, Piece, Purge, Storage,
+        Fault, ListQuery, Piece, Purge, Storage, WriteOptions,
         s3::{Checksums, Config, Encryption, S3},
     },
 };
@@ -15,7 +15,7 @@ use millpond::{
 use crate::{
     fixture::{PART_BYTES, config, connect},
     s3_server::S3Server,
-    suite::{assert_same, cut, key, list, pattern, read, write},
+    suite::{assert_same, cut, expecting, key, list, pattern, read, write},
 };
 
 const MIB: usize = 1 << 20;
@@ -160,7 +160,7 @@ async fn a_purge_that_finds_nothing_is_three_listings() {
 #[tokio::test]
 async fn a_dropped_writer_aborts_its_upload() {
     let (server, s3) = start().await;
-    let mut writer = s3.write(&key("a/b"), None).await.unwrap();
+    let mut writer = s3.write(&key("a/b"), WriteOptions::default()).await.unwrap();
     writer.write(pattern(12 * MIB, 1)).await.unwrap();
     drop(writer);
     assert_eq!(s3.finish(Duration::from_secs(20)).await, 0);
@@ -173,7 +173,7 @@ async fn a_dropped_writer_aborts_its_upload() {
 
 /// Leaves an upload behind as a killed process does.
 async fn leave_behind(s3: &S3, at: &str) {
-    let mut writer = s3.write(&key(at), None).await.unwrap();
+    let mut writer = s3.write(&key(at), WriteOptions::default()).await.unwrap();
     writer.write(pattern(12 * MIB, 1)).await.unwrap();
     std::mem::forget(writer);
 }
@@ -271,7 +271,7 @@ async fn buffers_are_paid_for_and_given_back() {
     for (expected, paid) in
         [(None, PART_BYTES as u64), (Some(2048), 2048), (Some(1 << 40), 5 << 20)]
     {
-        let mut writer = s3.write(&at, expected).await.unwrap();
+        let mut writer = s3.write(&at, expecting(expected)).await.unwrap();
         assert_eq!(budget.free_bytes(), TOTAL, "nothing is held for nothing");
         writer.write(Bytes::from_static(b"x")).await.unwrap();
         assert_eq!(budget.free_bytes(), TOTAL - paid);
@@ -293,7 +293,7 @@ async fn a_budget_smaller_than_a_part_is_slow_and_not_stuck() {
     write(&s3, &from, None, cut(&bytes, MIB)).await.unwrap();
     // Reading and writing at once, from the same budget.
     let mut opened = s3.open(&from, None).await.unwrap();
-    let mut writer = s3.write(&to, Some(12 << 20)).await.unwrap();
+    let mut writer = s3.write(&to, expecting(Some(12 << 20))).await.unwrap();
     while let Some(piece) = futures_util::TryStreamExt::try_next(&mut opened.stream).await.unwrap()
     {
         writer.write(piece).await.unwrap();

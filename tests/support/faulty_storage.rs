@@ -16,7 +16,7 @@ use millpond::{
     oci::ByteRange,
     storage::{
         Error, Fault, Key, ListQuery, Listing, ObjectMeta, Opened, Piece, Purge, SharedStorage,
-        Storage, Writer,
+        Storage, WriteOptions, Writer,
     },
 };
 
@@ -119,12 +119,8 @@ impl Storage for FaultyStorage {
         self.faults.run("put", key, self.inner.put(key, bytes)).await
     }
 
-    async fn write(
-        &self,
-        key: &Key,
-        expected_bytes: Option<u64>,
-    ) -> Result<Box<dyn Writer>, Error> {
-        let inner = self.faults.run("write", key, self.inner.write(key, expected_bytes)).await?;
+    async fn write(&self, key: &Key, options: WriteOptions) -> Result<Box<dyn Writer>, Error> {
+        let inner = self.faults.run("write", key, self.inner.write(key, options)).await?;
         Ok(Box::new(FaultyWriter { inner, key: key.clone(), faults: self.faults.clone() }))
     }
 

@@ -9,7 +9,7 @@ use millpond::{
     oci::ByteRange,
     storage::{
         Error, Key, ListQuery, Listing, ObjectMeta, Opened, Piece, Purge, SharedStorage, Storage,
-        Writer,
+        WriteOptions, Writer,
     },
 };
 
@@ -71,13 +71,9 @@ impl Storage for RetryingStorage {
         retry(|| self.inner.put(key, bytes.clone())).await
     }
 
-    async fn write(
-        &self,
-        key: &Key,
-        expected_bytes: Option<u64>,
-    ) -> Result<Box<dyn Writer>, Error> {
+    async fn write(&self, key: &Key, options: WriteOptions) -> Result<Box<dyn Writer>, Error> {
         let (inner, key) = (self.inner.clone(), key.clone());
-        Ok(Box::new(RetryingWriter { inner, key, expected_bytes, pieces: Vec::new() }))
+        Ok(Box::new(RetryingWriter { inner, key, options, pieces: Vec::new() }))
     }
 
     async fn compose(&self, pieces: &[Piece], to: &Key) -> Result<(), Error> {
@@ -101,7 +97,7 @@ impl Storage for RetryingStorage {
 struct RetryingWriter {
     inner: SharedStorage,
     key: Key,
-    expected_bytes: Option<u64>,
+    options: WriteOptions,
     pieces: Vec<Bytes>,
 }
 
@@ -114,7 +110,7 @@ impl Writer for RetryingWriter {
 
     async fn commit(self: Box<Self>) -> Result<(), Error> {
         let write = || async {
-            let mut writer = self.inner.write(&self.key, self.expected_bytes).await?;
+            let mut writer = self.inner.write(&self.key, self.options).await?;
             for piece in &self.pieces {
                 writer.write(piece.clone()).await?;
             }

@@ -1,6 +1,7 @@
 //! Folders: made when a file needs them, removed when the last file is gone, both durably.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     io,
     path::{Path, PathBuf},
@@ -40,13 +41,23 @@ fn make(folder: &Path, changed: &mut Vec<PathBuf>) -> io::Result<()> {
 /// All folders are synced at the end, together: a file system with a journal then writes it once and not
 /// once for each folder.
 pub(super) fn publish(from: &Path, to: &Path) -> io::Result<()> {
+    sync_all(&rename(from, to)?)
+}
+
+/// The same for a file that need not outlive a power cut.
+pub(super) fn publish_without_sync(from: &Path, to: &Path) -> io::Result<()> {
+    rename(from, to).map(drop)
+}
+
+/// Returns the folders whose entries changed.
+fn rename(from: &Path, to: &Path) -> io::Result<Vec<PathBuf>> {
     let parent = parent_of(to);
     let mut changed = Vec::new();
     for _ in 0..PUBLISH_ATTEMPTS {
         match fs::rename(from, to) {
             Ok(()) => {
                 changed.push(parent);
-                return sync_all(&changed);
+                return Ok(changed);
             }
             // Either the folder does not exist yet, or a delete has just removed it.
             Err(error) if error.kind() == io::ErrorKind::NotFound && from.exists() => {
@@ -58,18 +69,30 @@ pub(super) fn publish(from: &Path, to: &Path) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::ResourceBusy, "the folder is removed as often as it is made"))
 }
 
-/// Removes a file, if it is there, and the folders above it that this leaves empty, up to `root`.
-pub(super) fn remove_file(path: &Path, root: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Ok(()),
-        // Its folder may still be there, left empty by a rename or by a process that was killed.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
+/// Removes files, those that are there, and the folders above them that this leaves empty, up to `root`.
+/// All files go before anything is waited for: whoever is killed in between leaves few of them.
+pub(super) fn remove_files(paths: &[PathBuf], root: &Path) -> io::Result<()> {
+    for path in paths {
+        match fs::remove_file(path) {
+            // Its folder may still be there, left empty by a rename or by a process that was killed.
+            Err(error) if is_missing(&error) => {}
+            other => other?,
+        }
     }
+    let survivors: BTreeSet<&Path> = paths.iter().map(|path| prune(path, root)).collect();
+    survivors.into_iter().try_for_each(sync)
+}
+
+/// Removes the empty folders above `path`, and returns the first one that is not empty.
+fn prune<'p>(path: &'p Path, root: &'p Path) -> &'p Path {
     let mut folders = path.ancestors().skip(1).take_while(|folder| *folder != root);
-    let survivor = folders.find(|folder| fs::remove_dir(folder).is_err()).unwrap_or(root);
-    sync(survivor)
+    folders
+        .find(|folder| fs::remove_dir(folder).is_err_and(|error| !is_missing(&error)))
+        .unwrap_or(root)
+}
+
+fn is_missing(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 fn sync_all(folders: &[PathBuf]) -> io::Result<()> {

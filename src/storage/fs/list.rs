@@ -2,7 +2,7 @@
 
 use std::{fs, io, path::Path};
 
-use super::super::{Depth, Entry, ListQuery, Listing};
+use super::super::{Depth, Entry, Key, ListQuery, Listing};
 use super::object_meta;
 
 pub(super) fn list(folder: &Path, query: &ListQuery) -> io::Result<Listing> {
@@ -96,8 +96,11 @@ fn sorted(folder: &Path) -> io::Result<Vec<Child>> {
     let mut children = Vec::new();
     for entry in entries {
         let entry = entry?;
-        // Names that are no UTF-8 cannot be keys: not ours.
+        // What is no key is not ours.
         let Ok(name) = entry.file_name().into_string() else { continue };
+        if name.parse::<Key>().is_err() {
+            continue;
+        }
         let kind = entry.file_type()?;
         let is_folder = if kind.is_symlink() { entry.path().is_dir() } else { kind.is_dir() };
         children.push(Child { sort_key: if is_folder { format!("{name}/") } else { name } });

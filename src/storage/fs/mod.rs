@@ -3,8 +3,10 @@
 //! Every object is a file. It is written under a temporary name, synced, renamed into place, and the
 //! folder is synced; so it appears whole or not at all, also after a power cut.
 
+mod buffers;
 mod folder;
 mod list;
+mod publish;
 mod read;
 mod write;
 
@@ -18,16 +20,18 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::{
-    Error, Fault, Key, ListQuery, Listing, ObjectMeta, Opened, Piece, Purge, Storage, Writer,
-    layout,
+    Error, Fault, Key, ListQuery, Listing, ObjectMeta, Opened, Piece, Purge, Storage, WriteOptions,
+    Writer, layout,
 };
 use crate::{oci::ByteRange, runtime::ByteBudget};
+use buffers::BufferPool;
 
 /// A directory that holds all objects.
 #[derive(Clone, Debug)]
 pub struct Directory {
     root: PathBuf,
     budget: ByteBudget,
+    buffers: BufferPool,
 }
 
 impl Directory {
@@ -37,7 +41,7 @@ impl Directory {
     /// # Errors
     /// [`Error::Failed`] if the directory cannot be made.
     pub fn open(root: PathBuf, budget: ByteBudget) -> Result<Self, Error> {
-        let directory = Self { root, budget };
+        let directory = Self { root, budget, buffers: BufferPool::new(read::PIECE_BYTES) };
         let temporary = directory.temporary_folder();
         let unfinished = unfinished_key();
         folder::ensure(&temporary).map_err(|error| failed("open", &unfinished, error))?;
@@ -70,21 +74,24 @@ impl Storage for Directory {
     }
 
     async fn open(&self, key: &Key, range: Option<ByteRange>) -> Result<Opened, Error> {
-        read::open(self.path(key), key, range, &self.budget).await
+        let source =
+            read::Source { path: self.path(key), key: key.clone(), buffers: self.buffers.clone() };
+        read::open(source, range, &self.budget).await
     }
 
     async fn put(&self, key: &Key, bytes: Bytes) -> Result<(), Error> {
         let (temporary, path) = (self.temporary_path(), self.path(key));
-        blocking("put", key, move || write::publish_bytes(&temporary, &path, &bytes)).await
+        blocking("put", key, move || publish::bytes(&temporary, &path, &bytes)).await
     }
 
-    async fn write(
-        &self,
-        key: &Key,
-        _expected_bytes: Option<u64>,
-    ) -> Result<Box<dyn Writer>, Error> {
-        let paths = (self.temporary_path(), self.path(key));
-        let writer = write::FileWriter::create(key.clone(), paths, self.budget.clone()).await?;
+    async fn write(&self, key: &Key, options: WriteOptions) -> Result<Box<dyn Writer>, Error> {
+        let target = write::Target {
+            key: key.clone(),
+            temporary: self.temporary_path(),
+            path: self.path(key),
+            durability: options.durability,
+        };
+        let writer = write::FileWriter::new(target, self.budget.clone());
         Ok(Box::new(writer))
     }
 
@@ -92,7 +99,7 @@ impl Storage for Directory {
         let size_bytes = pieces.iter().map(|piece| piece.size_bytes).sum();
         let paths = pieces.iter().map(|piece| self.path(&piece.key)).collect();
         let (temporary, path) = (self.temporary_path(), self.path(to));
-        let join = write::Join { pieces: paths, size_bytes, temporary };
+        let join = publish::Join { pieces: paths, size_bytes, temporary };
         blocking("compose", to, move || join.publish(&path)).await
     }
 
@@ -105,10 +112,7 @@ impl Storage for Directory {
         let Some(first) = keys.first() else { return Ok(()) };
         let paths: Vec<PathBuf> = keys.iter().map(|key| self.path(key)).collect();
         let root = self.root.clone();
-        blocking("delete", first, move || {
-            paths.iter().try_for_each(|path| folder::remove_file(path, &root))
-        })
-        .await
+        blocking("delete", first, move || folder::remove_files(&paths, &root)).await
     }
 
     async fn purge_unfinished(&self, before: SystemTime, purge: Purge) -> Result<u64, Error> {

@@ -7,7 +7,7 @@ use futures_util::stream;
 use tokio::task::JoinHandle;
 
 use super::super::{Error, Fault, Key, ObjectMeta, ObjectStream, Opened, READ_PATIENCE};
-use super::{blocking, failed, object_meta};
+use super::{blocking, buffers::BufferPool, failed, object_meta};
 use crate::{
     oci::ByteRange,
     runtime::{ByteBudget, Permit},
@@ -15,11 +15,18 @@ use crate::{
 
 /// Bytes read at once. Measured: throughput hardly changes from 64 KiB to 1 MiB, and two of these stay
 /// within the second-level cache.
-const PIECE_BYTES: u64 = 256 << 10;
+pub(super) const PIECE_BYTES: usize = 256 << 10;
 
 /// Objects up to this length are read while they are opened: one hop to the blocking pool for links and
 /// manifests.
 const SMALL_BYTES: u64 = 64 << 10;
+
+/// What is to be read, and into which buffers.
+pub(super) struct Source {
+    pub(super) path: PathBuf,
+    pub(super) key: Key,
+    pub(super) buffers: BufferPool,
+}
 
 /// What one visit to the blocking pool finds.
 struct Found {
@@ -31,25 +38,26 @@ struct Found {
 }
 
 pub(super) async fn open(
-    path: PathBuf,
-    key: &Key,
+    source: Source,
     range: Option<ByteRange>,
     budget: &ByteBudget,
 ) -> Result<Opened, Error> {
-    let found = blocking("open", key, move || find(&path, range)).await?;
+    let Source { path, key, buffers } = source;
+    let found = blocking("open", &key, move || find(&path, range)).await?;
     let size_bytes = found.meta.size_bytes;
     let Ok(Found { file, meta, range, bytes }) = found.within_range() else {
-        return Err(Error::RangeOutside { key: key.clone(), size_bytes });
+        return Err(Error::RangeOutside { key, size_bytes });
     };
     let stream = match bytes {
         Some(bytes) => Box::pin(stream::once(async { Ok(bytes) })) as ObjectStream,
         None => {
             let permit = budget.acquire_within(window_bytes(&range), READ_PATIENCE).await;
-            let permit = permit.map_err(|error| Error::failed("open", key, Fault::Busy, error))?;
+            let permit = permit.map_err(|error| Error::failed("open", &key, Fault::Busy, error))?;
             stream_file(FileReader {
                 file: Arc::new(file),
                 range: range.clone(),
-                key: key.clone(),
+                key,
+                buffers,
                 permit,
             })
         }
@@ -59,7 +67,7 @@ pub(super) async fn open(
 
 /// One piece on its way to the client and one being read.
 fn window_bytes(range: &Range<u64>) -> u64 {
-    (range.end - range.start).min(2 * PIECE_BYTES)
+    (range.end - range.start).min(2 * PIECE_BYTES as u64)
 }
 
 fn find(path: &std::path::Path, range: Option<ByteRange>) -> io::Result<Found> {
@@ -92,6 +100,7 @@ struct FileReader {
     /// What has not been read yet.
     range: Range<u64>,
     key: Key,
+    buffers: BufferPool,
     permit: Permit,
 }
 
@@ -101,13 +110,16 @@ impl FileReader {
     /// Begins to read the next piece, if there is one.
     fn read_next(&mut self) -> Option<Reading> {
         let start = self.range.start;
-        let end = self.range.end.min(start + PIECE_BYTES);
+        let end = self.range.end.min(start + PIECE_BYTES as u64);
         if start == end {
             return None;
         }
         self.range.start = end;
-        let file = Arc::clone(&self.file);
-        Some(tokio::task::spawn_blocking(move || read_at(&file, start..end)))
+        let (file, buffers) = (Arc::clone(&self.file), self.buffers.clone());
+        let length = usize::try_from(end - start).unwrap_or(PIECE_BYTES);
+        Some(tokio::task::spawn_blocking(move || {
+            buffers.filled(length, |buffer| file.read_exact_at(buffer, start))
+        }))
     }
 }
 

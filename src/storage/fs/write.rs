@@ -1,155 +1,82 @@
-//! Writing files: under a temporary name first, visible by a rename.
+//! Writing files that grow: under a temporary name first, visible by a rename.
 
 use std::{
     fs::{self, File},
     io::{self, Write},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::task::JoinHandle;
 
-use super::super::{Error, Key, Writer};
-use super::{blocking, failed, folder, ignore_not_found};
+use super::super::{Durability, Error, Key, Writer};
+use super::{blocking, failed, folder};
 use crate::runtime::{ByteBudget, Permit, Pieces};
 
 /// Bytes gathered before they are written: fewer hops to the blocking pool, few bytes per client.
-const BATCH_BYTES: usize = 512 << 10;
+const BATCH_BYTES: usize = 256 << 10;
 
-/// Writes a small object whole.
-pub(super) fn publish_bytes(temporary: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let written = File::create_new(temporary).and_then(|mut file| {
-        file.write_all(bytes)?;
-        file.sync_all()
-    });
-    finish(written.and_then(|()| folder::publish(temporary, path)), temporary)
-}
+/// After so many bytes the disk begins to be given what was written, so that little is left to wait for at
+/// the end.
+const SYNC_BYTES: u64 = 32 << 20;
 
-/// Removes the temporary file if publishing it failed.
-fn finish(result: io::Result<()>, temporary: &Path) -> io::Result<()> {
-    result.inspect_err(|_| {
-        let _best_effort = ignore_not_found(fs::remove_file(temporary));
-    })
-}
-
-/// Files to be joined into one.
-pub(super) struct Join {
-    pub(super) pieces: Vec<PathBuf>,
-    /// Length of all pieces together.
-    pub(super) size_bytes: u64,
+/// What is to be written, and where.
+#[derive(Debug)]
+pub(super) struct Target {
+    pub(super) key: Key,
     pub(super) temporary: PathBuf,
+    pub(super) path: PathBuf,
+    pub(super) durability: Durability,
 }
 
-impl Join {
-    pub(super) fn publish(&self, path: &Path) -> io::Result<()> {
-        let result = match self.pieces.as_slice() {
-            [piece] => self.check(fs::metadata(piece)).and_then(|()| folder::publish(piece, path)),
-            pieces => finish(
-                self.copy(pieces).and_then(|()| folder::publish(&self.temporary, path)),
-                &self.temporary,
-            ),
-        };
-        match result {
-            // The call is repeated after an answer that got lost: a single piece has moved already.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.check(fs::metadata(path)).map_err(|_| error)
-            }
-            other => other,
-        }
-    }
-
-    fn copy(&self, pieces: &[PathBuf]) -> io::Result<()> {
-        let mut joined = File::create_new(&self.temporary)?;
-        for piece in pieces {
-            // Within one file system this is `copy_file_range`: the bytes stay in the kernel.
-            io::copy(&mut File::open(piece)?, &mut joined)?;
-        }
-        joined.sync_all()?;
-        self.check(joined.metadata())
-    }
-
-    fn check(&self, meta: io::Result<fs::Metadata>) -> io::Result<()> {
-        if meta?.len() == self.size_bytes {
-            Ok(())
-        } else {
-            Err(io::ErrorKind::UnexpectedEof.into())
-        }
-    }
-}
-
-/// A file that grows under a temporary name.
+/// A file that grows under a temporary name. A small one costs a single visit to the blocking pool.
 #[derive(Debug)]
 pub(super) struct FileWriter {
     key: Key,
     path: PathBuf,
-    temporary: TemporaryFile,
+    durability: Durability,
+    temporary: Arc<TemporaryFile>,
     batch: Pieces,
     /// What the batch costs; there is one while the batch is not empty.
     permit: Option<Permit>,
     writing: Option<JoinHandle<io::Result<()>>>,
+    /// Bytes that were written since the disk was last asked to take them.
+    unsynced_bytes: u64,
+    syncing: Option<JoinHandle<()>>,
     budget: ByteBudget,
 }
 
-/// Removes its file when it is dropped, unless that was published.
-#[derive(Debug)]
-struct TemporaryFile {
-    path: PathBuf,
-    file: Arc<File>,
-    published: bool,
-}
-
-impl TemporaryFile {
-    fn publish(mut self, path: &Path) -> io::Result<()> {
-        self.file.sync_all()?;
-        folder::publish(&self.path, path)?;
-        self.published = true;
-        Ok(())
-    }
-}
-
-impl Drop for TemporaryFile {
-    fn drop(&mut self) {
-        if !self.published {
-            // One unlink, on whichever thread: short enough, and a purge catches what it misses.
-            let _best_effort = fs::remove_file(&self.path);
-        }
-    }
-}
-
 impl FileWriter {
-    pub(super) async fn create(
-        key: Key,
-        (temporary, path): (PathBuf, PathBuf),
-        budget: ByteBudget,
-    ) -> Result<Self, Error> {
-        let created = blocking("write", &key, move || {
-            let file = Arc::new(File::create_new(&temporary)?);
-            Ok(TemporaryFile { path: temporary, file, published: false })
-        });
-        let temporary = created.await?;
-        Ok(Self {
+    pub(super) fn new(target: Target, budget: ByteBudget) -> Self {
+        let Target { key, temporary, path, durability } = target;
+        Self {
             key,
             path,
-            temporary,
+            durability,
+            temporary: Arc::new(TemporaryFile::new(temporary)),
             batch: Pieces::default(),
             permit: None,
             writing: None,
+            unsynced_bytes: 0,
+            syncing: None,
             budget,
-        })
+        }
     }
 
     /// Hands the batch to the blocking pool, after the one before it is written.
     async fn flush(&mut self) -> Result<(), Error> {
         self.written().await?;
-        if self.batch.is_empty() {
-            return Ok(());
-        }
+        self.sync_behind();
         let (batch, permit) = (std::mem::take(&mut self.batch), self.permit.take());
-        let file = Arc::clone(&self.temporary.file);
+        self.unsynced_bytes += batch.len() as u64;
+        let temporary = Arc::clone(&self.temporary);
         self.writing = Some(tokio::task::spawn_blocking(move || {
-            batch.iter().try_for_each(|piece| (&*file).write_all(piece))?;
+            temporary.append(&batch)?;
             drop(permit);
             Ok(())
         }));
@@ -163,22 +90,95 @@ impl FileWriter {
         self.writing = None;
         result.map_err(|error| failed("write", &self.key, error))
     }
+
+    /// Has the disk take what was written, while more of it comes.
+    fn sync_behind(&mut self) {
+        let is_syncing = self.syncing.as_ref().is_some_and(|syncing| !syncing.is_finished());
+        if self.unsynced_bytes < SYNC_BYTES || is_syncing {
+            return;
+        }
+        self.unsynced_bytes = 0;
+        let temporary = Arc::clone(&self.temporary);
+        self.syncing = Some(tokio::task::spawn_blocking(move || temporary.sync_behind()));
+    }
 }
 
 #[async_trait]
 impl Writer for FileWriter {
     async fn write(&mut self, bytes: Bytes) -> Result<(), Error> {
         if self.permit.is_none() {
-            self.permit = Some(self.budget.acquire(BATCH_BYTES as u64).await);
+            self.permit = Some(self.budget.acquire(BATCH_BYTES.max(bytes.len()) as u64).await);
         }
         self.batch.push(bytes);
         if self.batch.len() >= BATCH_BYTES { self.flush().await } else { Ok(()) }
     }
 
     async fn commit(mut self: Box<Self>) -> Result<(), Error> {
-        self.flush().await?;
         self.written().await?;
-        let Self { key, path, temporary, .. } = *self;
-        blocking("commit", &key, move || temporary.publish(&path)).await
+        let Self { key, path, durability, temporary, batch, permit, .. } = *self;
+        blocking("commit", &key, move || {
+            temporary.append(&batch)?;
+            drop(permit);
+            temporary.publish(&path, durability)
+        })
+        .await
+    }
+}
+
+/// A file that is made when the first bytes come, and removed when it is dropped without being published.
+#[derive(Debug)]
+struct TemporaryFile {
+    path: PathBuf,
+    file: OnceLock<File>,
+    published: AtomicBool,
+}
+
+impl TemporaryFile {
+    const fn new(path: PathBuf) -> Self {
+        Self { path, file: OnceLock::new(), published: AtomicBool::new(false) }
+    }
+
+    fn file(&self) -> io::Result<&File> {
+        match self.file.get() {
+            Some(file) => Ok(file),
+            // The writer waits for each job before the next, so nobody else makes it meanwhile.
+            None => {
+                let file = File::create_new(&self.path)?;
+                Ok(self.file.get_or_init(|| file))
+            }
+        }
+    }
+
+    fn append(&self, batch: &Pieces) -> io::Result<()> {
+        let mut file = self.file()?;
+        batch.iter().try_for_each(|piece| file.write_all(piece))
+    }
+
+    fn sync_behind(&self) {
+        if let Some(file) = self.file.get() {
+            // What fails here fails again, and is reported, when the file is published.
+            let _reported_later = file.sync_data();
+        }
+    }
+
+    fn publish(&self, path: &Path, durability: Durability) -> io::Result<()> {
+        match durability {
+            Durability::Visible => {
+                self.file()?.sync_all()?;
+                folder::publish(&self.path, path)?;
+            }
+            Durability::Composed => folder::publish_without_sync(&self.path, path)?,
+        }
+        self.published.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+impl Drop for TemporaryFile {
+    fn drop(&mut self) {
+        if self.file.get().is_some() && !self.published.load(Ordering::Relaxed) {
+            // One unlink, on whichever thread: short enough, and a purge catches what it misses.
+            let _best_effort = fs::remove_file(&self.path);
+        }
     }
 }

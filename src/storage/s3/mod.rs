@@ -34,7 +34,8 @@ use bytes::Bytes;
 pub use config::{Checksums, Config, ConfigError, Encryption};
 
 use super::{
-    Error, Fault, Key, ListQuery, Listing, ObjectMeta, Opened, Piece, Purge, Storage, Writer,
+    Error, Fault, Key, ListQuery, Listing, ObjectMeta, Opened, Piece, Purge, Storage, WriteOptions,
+    Writer,
 };
 use crate::{oci::ByteRange, runtime::ByteBudget};
 use bucket::Bucket;
@@ -81,13 +82,9 @@ impl Storage for S3 {
         self.bucket.put("put", key, bucket::pieces(bytes)).await
     }
 
-    async fn write(
-        &self,
-        key: &Key,
-        expected_bytes: Option<u64>,
-    ) -> Result<Box<dyn Writer>, Error> {
+    async fn write(&self, key: &Key, options: WriteOptions) -> Result<Box<dyn Writer>, Error> {
         let bucket = Arc::clone(&self.bucket);
-        Ok(Box::new(ObjectWriter::new(bucket, key.clone(), expected_bytes)))
+        Ok(Box::new(ObjectWriter::new(bucket, key.clone(), options.expected_bytes)))
     }
 
     async fn compose(&self, pieces: &[Piece], to: &Key) -> Result<(), Error> {

@@ -9,8 +9,13 @@ use bytes::Bytes;
 use futures_util::TryStreamExt;
 use millpond::{
     oci::ByteRange,
-    storage::{Error, Key, ListQuery, Storage},
+    storage::{Error, Key, ListQuery, Storage, WriteOptions},
 };
+
+/// Options of a write that is expected to have so many bytes.
+pub(crate) fn expecting(expected_bytes: Option<u64>) -> WriteOptions {
+    WriteOptions { expected_bytes, ..WriteOptions::default() }
+}
 
 pub(crate) fn key(text: impl AsRef<str>) -> Key {
     text.as_ref().parse().unwrap()
@@ -49,7 +54,7 @@ pub(crate) async fn write(
     expected_bytes: Option<u64>,
     pieces: impl IntoIterator<Item = Bytes>,
 ) -> Result<(), Error> {
-    let mut writer = storage.write(key, expected_bytes).await?;
+    let mut writer = storage.write(key, expecting(expected_bytes)).await?;
     for piece in pieces {
         writer.write(piece).await?;
     }

@@ -7,9 +7,9 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::{future::join_all, poll};
-use millpond::storage::{Depth, ListQuery, Piece, Purge, Storage};
+use millpond::storage::{Depth, ListQuery, Piece, Purge, Storage, WriteOptions};
 
-use super::{assert_same, cut, key, list, pattern, read, write};
+use super::{assert_same, cut, expecting, key, list, pattern, read, write};
 use crate::fixture::PART_BYTES;
 
 const MIB: usize = 1 << 20;
@@ -39,7 +39,7 @@ pub(crate) async fn nothing_is_visible_before_the_commit(storage: &dyn Storage) 
     let at = key("commit/object");
     for (length, seed) in [(10, 1), (12 * MIB, 2)] {
         let before = storage.head(&at).await.map(|meta| meta.size_bytes).ok();
-        let mut writer = storage.write(&at, None).await.unwrap();
+        let mut writer = storage.write(&at, WriteOptions::default()).await.unwrap();
         writer.write(pattern(length, seed)).await.unwrap();
         assert_eq!(storage.head(&at).await.map(|meta| meta.size_bytes).ok(), before);
         let (names, _more) = list(storage, &key("commit"), ListQuery::all(10)).await.unwrap();
@@ -54,7 +54,7 @@ pub(crate) async fn a_dropped_writer_leaves_what_was_there(storage: &dyn Storage
     storage.put(&at, pattern(10, 1)).await.unwrap();
     for key in [&at, &fresh] {
         for length in [0, 10, 12 * MIB] {
-            let mut writer = storage.write(key, Some(length as u64)).await.unwrap();
+            let mut writer = storage.write(key, expecting(Some(length as u64))).await.unwrap();
             writer.write(pattern(length, 2)).await.unwrap();
         }
     }
@@ -172,7 +172,7 @@ async fn give_up<F: Future>(future: F, polls: usize) {
 pub(crate) async fn unfinished_writes_are_found_and_purged(storage: &dyn Storage) {
     let (at, kept) = (key("purge/object"), key("purge/kept"));
     storage.put(&kept, pattern(10, 1)).await.unwrap();
-    let mut writer = storage.write(&at, None).await.unwrap();
+    let mut writer = storage.write(&at, WriteOptions::default()).await.unwrap();
     writer.write(pattern(12 * MIB, 1)).await.unwrap();
     // What a process leaves behind that is killed.
     std::mem::forget(writer);
