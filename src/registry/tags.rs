@@ -86,14 +86,19 @@ impl Repository {
     }
 
     /// Deletes a tag; says whether there was one.
+    ///
+    /// # Cancel safety
+    /// The history goes first, the note of where the tag points now as the last of it, and then the name. So a
+    /// deletion that stops half way leaves a tag that can be read and that [`Self::tags_of`] finds.
     pub(super) async fn delete_tag(&self, tag: &Tag) -> Result<bool, Error> {
         let folder = layout::tag(&self.name, tag);
         let names = self.keys_below(&folder).await?;
         let current = layout::tag_current(&self.name, tag);
-        let existed = names.iter().any(|name| folder.join(name) == current);
-        // In one request, and the name itself first: what is left if that stops half way is history.
+        let points_to = self.resolve_tag(tag).await?;
+        let note = points_to.map(|digest| layout::tag_index(&self.name, tag, &digest));
         let mut keys: Vec<Key> = names.iter().map(|name| folder.join(name)).collect();
-        keys.sort_by_key(|key| *key != current);
+        let existed = keys.contains(&current);
+        keys.sort_by_key(|key| (*key == current, note.as_ref() == Some(key)));
         self.registry.storage.delete(&keys).await?;
         Ok(existed)
     }

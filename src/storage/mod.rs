@@ -84,7 +84,7 @@ pub trait Storage: fmt::Debug + fmt::Display + Send + Sync + 'static {
     /// Lists what lies under `prefix`, a folder, in the byte order of full keys, where a folder's key
     /// ends in `/`.
     ///
-    /// A folder without any object in it may be listed or not. An unknown folder is an empty list. Names that
+    /// A folder without any object in it is none. An unknown folder is an empty list. Names that
     /// are no keys are passed over. Pages of [`Depth::All`] are to be asked for soon after each other: some
     /// servers go on well only from a token, which a driver does not keep for ever.
     ///

@@ -39,7 +39,10 @@ impl Walk<'_> {
                 continue;
             }
             match child.sort_key.strip_suffix('/') {
-                Some(name) => self.found.push(Entry::Folder { name: name.to_owned() }),
+                Some(name) if holds_object(&folder.join(name))? => {
+                    self.found.push(Entry::Folder { name: name.to_owned() });
+                }
+                Some(_empty) => {}
                 None => self.push_object(folder, &child.sort_key, &child.sort_key)?,
             }
         }
@@ -76,6 +79,21 @@ impl Walk<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether there is a file anywhere below `folder`. Folders are emptied before they are removed, and whoever
+/// does it may be killed in between; in S3 such a folder is none.
+fn holds_object(folder: &Path) -> io::Result<bool> {
+    for child in sorted(folder)? {
+        let is_object = match child.sort_key.strip_suffix('/') {
+            Some(name) => holds_object(&folder.join(name))?,
+            None => true,
+        };
+        if is_object {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 struct Child {
