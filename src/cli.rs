@@ -1,8 +1,13 @@
 //! The command line.
 
-use std::{io::Write, path::PathBuf, process::ExitCode};
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
 
 use clap::{Parser, Subcommand};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
     config::{Config, Loaded, ProcessEnvironment},
@@ -18,7 +23,7 @@ const EXIT_CONFIGURATION: u8 = 64;
 /// that their stacks and allocator caches stay small beside the buffers.
 const BLOCKING_THREADS: usize = 64;
 
-/// A container registry and pull-through mirror that is shared by a whole cluster.
+/// A container registry on a directory or an S3 bucket, in docker-registry's storage layout.
 #[derive(Debug, Parser)]
 #[command(version, about, long_about = None)]
 struct Arguments {
@@ -67,35 +72,47 @@ pub fn run() -> ExitCode {
 
 async fn serve(config: Config) -> ExitCode {
     let shutdown = Shutdown::new();
+    // Before anything is announced: until then a signal ends the process as it ends any other.
+    let signals = Signals::new();
     let server = match Server::bind(config, shutdown.clone()).await {
         Ok(server) => server,
         Err(error) => return fail(&error, 1),
     };
     let signals = tokio::spawn(async move {
-        wait_for_signal().await;
+        signals.wait().await;
         shutdown.begin();
     });
     let cut_off = server.run().await;
     signals.abort();
     if cut_off > 0 {
-        tracing::warn!(cut_off, "the grace period is over; what was under way is cut off");
+        tracing::warn!(tasks = cut_off, "the grace period is over; what was under way is cut off");
     }
     ExitCode::SUCCESS
 }
 
-/// Waits for SIGTERM or SIGINT.
-async fn wait_for_signal() {
-    use tokio::signal::unix::{SignalKind, signal};
-    match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
-        (Ok(mut terminate), Ok(mut interrupt)) => {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
+/// SIGTERM and SIGINT, caught from now on.
+struct Signals(io::Result<(Signal, Signal)>);
+
+impl Signals {
+    fn new() -> Self {
+        let both = signal(SignalKind::terminate())
+            .and_then(|terminate| Ok((terminate, signal(SignalKind::interrupt())?)));
+        Self(both)
+    }
+
+    /// Waits for one of them.
+    async fn wait(self) {
+        match self.0 {
+            Ok((mut terminate, mut interrupt)) => {
+                tokio::select! {
+                    _ = terminate.recv() => {}
+                    _ = interrupt.recv() => {}
+                }
             }
-        }
-        (Err(error), _) | (_, Err(error)) => {
-            tracing::error!(%error, "signals cannot be received: only SIGKILL ends this process");
-            std::future::pending::<()>().await;
+            Err(error) => {
+                tracing::error!(%error, "signals cannot be received: only SIGKILL ends this process");
+                std::future::pending::<()>().await;
+            }
         }
     }
 }

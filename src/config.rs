@@ -17,6 +17,8 @@ const BUFFERS: ByteSize = ByteSize::mebibytes(128);
 /// Less than this, and a single upload to S3 would have no room for its parts.
 const BUFFERS_LEAST: ByteSize = ByteSize::mebibytes(16);
 
+const BUFFERS_MOST: ByteSize = ByteSize(1 << 40);
+
 /// Everything that can be configured.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -107,12 +109,7 @@ impl Config {
 
 impl MemoryConfig {
     fn read(section: &mut Section<'_>) -> Self {
-        let buffers = section.get("buffers", BUFFERS);
-        if buffers < BUFFERS_LEAST {
-            let message = format!("at least {BUFFERS_LEAST} is expected");
-            section.problem("buffers", Some(buffers.to_string()), message);
-        }
-        Self { buffers }
+        Self { buffers: section.get_within("buffers", BUFFERS, BUFFERS_LEAST..=BUFFERS_MOST) }
     }
 }
 

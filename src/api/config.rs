@@ -15,9 +15,13 @@ const ADMIN_PORT: u16 = 5002;
 const LOOPBACK: [u8; 4] = [127, 0, 0, 1];
 
 const CONNECTIONS: usize = 4096;
+/// More descriptors than any system gives to a process.
+const CONNECTIONS_MOST: usize = 1 << 20;
 const HEADER_MAX: ByteSize = ByteSize(64 << 10);
 /// hyper takes no smaller buffer.
 const HEADER_MAX_LEAST: ByteSize = ByteSize(8 << 10);
+/// It is also how much of a body is read at once, from every client.
+const HEADER_MAX_MOST: ByteSize = ByteSize::mebibytes(1);
 const HEADER_TIMEOUT: Duration = Duration::from_secs(75);
 const BODY_TIMEOUT: Duration = Duration::from_mins(1);
 const WRITE_TIMEOUT: Duration = Duration::from_mins(2);
@@ -187,15 +191,9 @@ fn read_headers(section: &mut Section<'_>) -> HeaderMap {
 }
 
 fn read_limits(section: &mut Section<'_>) -> Limits {
-    let header_max = section.get("header_max", HEADER_MAX);
-    if header_max < HEADER_MAX_LEAST {
-        let message = format!("at least {HEADER_MAX_LEAST} is expected");
-        section.problem("header_max", Some(header_max.to_string()), message);
-    }
-    let connections = section.get("connections", CONNECTIONS);
-    if connections == 0 {
-        section.problem("connections", Some("0".to_owned()), "at least 1 is expected");
-    }
+    let connections = section.get_within("connections", CONNECTIONS, 1..=CONNECTIONS_MOST);
+    let header_max =
+        section.get_within("header_max", HEADER_MAX, HEADER_MAX_LEAST..=HEADER_MAX_MOST);
     Limits {
         connections,
         header_max,

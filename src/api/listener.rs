@@ -42,7 +42,8 @@ const PLAIN_HTTP_HERE: &[u8] =
 pub struct Limits {
     /// Connections at once; further ones wait to be accepted. Default: 4096.
     pub connections: usize,
-    /// Bytes of a request's line and headers together. Default: 64 KiB.
+    /// Bytes of a request's line and headers together, and of a body that are read at once. Default:
+    /// 64 KiB.
     pub header_max: ByteSize,
     /// Time for a request's headers to arrive, counted from the end of the request before; so it also
     /// bounds how long a connection may be idle. Default: 75 s.
@@ -180,7 +181,7 @@ impl Connection {
             .http1()
             .timer(TokioTimer::new())
             .header_read_timeout(self.limits.header_timeout)
-            .max_buf_size(header_max.max(READ_BUFFER_BYTES))
+            .max_buf_size(header_max)
             .max_headers(HEADERS_MAX)
             .http2()
             .timer(TokioTimer::new())
@@ -190,6 +191,3 @@ impl Connection {
         builder
     }
 }
-
-/// How much of a request body one read takes at the most. hyper grows its buffer up to this.
-const READ_BUFFER_BYTES: usize = 128 << 10;

@@ -39,6 +39,9 @@ pub enum ManifestKind {
 /// Why bytes are no acceptable manifest.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidManifest {
+    /// The bytes are no UTF-8, also where nobody looks at them.
+    #[error("the manifest is not UTF-8 text: {0}")]
+    Text(#[from] std::str::Utf8Error),
     /// The bytes are no JSON object of the expected shape.
     #[error("the manifest is not valid JSON of its type: {0}")]
     Json(#[from] serde_json::Error),
@@ -82,13 +85,32 @@ struct Fields {
     schema_version: u64,
     media_type: Option<String>,
     artifact_type: Option<String>,
-    config: Option<Target>,
-    layers: Option<Vec<Target>>,
-    manifests: Option<Vec<Target>>,
-    subject: Option<Target>,
+    config: Option<Object<Target>>,
+    layers: Option<Vec<Object<Target>>>,
+    manifests: Option<Vec<Object<Target>>>,
+    subject: Option<Object<Target>>,
     annotations: Option<BTreeMap<String, String>>,
     #[serde(rename = "fsLayers")]
     schema1_layers: Option<serde::de::IgnoredAny>,
+}
+
+/// A JSON object and nothing else: serde also reads a struct from an array of its fields.
+struct Object<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct FromMap<T>(std::marker::PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> serde::de::Visitor<'de> for FromMap<T> {
+            type Value = T;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+                T::deserialize(serde::de::value::MapAccessDeserializer::new(map))
+            }
+        }
+        deserializer.deserialize_map(FromMap(std::marker::PhantomData)).map(Self)
+    }
 }
 
 #[derive(Deserialize)]
@@ -121,11 +143,12 @@ impl Manifest {
     /// # Errors
     /// [`InvalidManifest`], for anything a reader could misunderstand.
     pub fn parse(bytes: &[u8]) -> Result<Self, InvalidManifest> {
-        let fields: Fields = serde_json::from_slice(bytes)?;
+        let text = std::str::from_utf8(bytes)?;
+        let fields: Fields = serde_json::from_str::<Object<Fields>>(text)?.0;
         let media_type = fields.own_media_type()?;
         let references = fields.references(media_type)?;
-        let subject = fields.subject.as_ref().map(Target::digest).transpose()?;
-        let config_type = fields.config.and_then(|config| config.media_type);
+        let subject = fields.subject.as_ref().map(|subject| subject.0.digest()).transpose()?;
+        let config_type = fields.config.and_then(|config| config.0.media_type);
         let fallback = if media_type.is_index() { None } else { config_type };
         let artifact_type = fields.artifact_type.filter(|own| !own.is_empty()).or(fallback);
         let annotations = fields.annotations.unwrap_or_default();
@@ -211,9 +234,10 @@ impl Fields {
     }
 
     fn references(&self, media_type: MediaType) -> Result<Vec<Reference>, InvalidManifest> {
-        let child =
-            |target: &Target| Ok(Reference { digest: target.digest()?, kind: ManifestKind::Child });
-        let blob = |target: &Target| {
+        let child = |target: &Object<Target>| {
+            Ok(Reference { digest: target.0.digest()?, kind: ManifestKind::Child })
+        };
+        let blob = |Object(target): &Object<Target>| {
             let kind =
                 if target.is_foreign() { ManifestKind::ForeignBlob } else { ManifestKind::Blob };
             Ok(Reference { digest: target.digest()?, kind })

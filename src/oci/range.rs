@@ -87,6 +87,8 @@ fn parse_range(item: &str) -> Parsed {
     let Some((first, last)) = item.split_once('-') else { return Parsed::Malformed };
     match (parse_position(first), parse_position(last)) {
         (Some(Some(start)), Some(Some(last))) if start > last => Parsed::Inverted,
+        // No content is that long, and one past it would not be a number.
+        (Some(Some(u64::MAX)), Some(_)) => Parsed::Range(ByteRange::From(u64::MAX)),
         (Some(Some(start)), Some(Some(last))) => {
             Parsed::Range(ByteRange::Bounded { start, end: last.saturating_add(1) })
         }

@@ -141,7 +141,8 @@ impl UploadPosition {
             None => (text, None),
             Some((id, offset)) => (id, Some(offset.parse().map_err(|_| InvalidUploadId)?)),
         };
-        Ok(Self { id: UploadId::parse(id, repository)?, offset })
+        let position = Self { id: UploadId::parse(id, repository)?, offset };
+        if position.to_string() == text { Ok(position) } else { Err(InvalidUploadId) }
     }
 }
 

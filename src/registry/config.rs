@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::runtime::{ByteSize, Section, Setting, choices};
+use crate::runtime::{ByteSize, Section, choices};
 
 /// Largest manifest by default; the specification asks registries to take at least this much.
 const MANIFEST_MAX: ByteSize = ByteSize::mebibytes(4);
@@ -11,6 +11,9 @@ const MANIFEST_MAX_MOST: ByteSize = ByteSize::mebibytes(64);
 const BLOB_MAX: ByteSize = ByteSize(1 << 40);
 const MANIFEST_MEMORY: ByteSize = ByteSize::mebibytes(32);
 const KNOWN_FOR: Duration = Duration::from_secs(10);
+/// Longer than this, deletions by other processes would hardly ever be seen.
+const KNOWN_FOR_MOST: Duration = Duration::from_hours(24);
+const UPLOAD_AGE_MOST: Duration = Duration::from_hours(24 * 365);
 const UPLOAD_AGE: Duration = Duration::from_hours(168);
 const UPLOAD_INTERVAL: Duration = Duration::from_hours(24);
 
@@ -63,18 +66,17 @@ impl Config {
     pub fn read(section: &mut Section<'_>) -> Self {
         let references = section.get("references", References::default());
         let delete = section.get("delete", true);
-        let manifest_max = section.get("manifest_max", MANIFEST_MAX);
-        if manifest_max > MANIFEST_MAX_MOST {
-            let message = format!("at most {MANIFEST_MAX_MOST} is expected");
-            section.problem("manifest_max", Some(manifest_max.to_string()), message);
-        }
         Self {
             references,
             delete,
-            manifest_max,
+            manifest_max: section.get_within(
+                "manifest_max",
+                MANIFEST_MAX,
+                ByteSize(1)..=MANIFEST_MAX_MOST,
+            ),
             blob_max: section.get("blob_max", BLOB_MAX),
             manifest_memory: section.get("manifest_memory", MANIFEST_MEMORY),
-            known_for: section.get("known_for", KNOWN_FOR),
+            known_for: section.get_within("known_for", KNOWN_FOR, Duration::ZERO..=KNOWN_FOR_MOST),
             uploads: UploadsConfig::read(&mut section.section("uploads")),
         }
     }
@@ -82,13 +84,10 @@ impl Config {
 
 impl UploadsConfig {
     fn read(section: &mut Section<'_>) -> Self {
-        let interval = section.get("interval", UPLOAD_INTERVAL);
-        if interval < Duration::from_secs(1) {
-            section.problem("interval", Some(interval.show()), "at least 1s is expected");
-        }
+        let interval_limits = Duration::from_secs(1)..=UPLOAD_AGE_MOST;
         Self {
-            age: section.get("age", UPLOAD_AGE),
-            interval,
+            age: section.get_within("age", UPLOAD_AGE, Duration::from_mins(1)..=UPLOAD_AGE_MOST),
+            interval: section.get_within("interval", UPLOAD_INTERVAL, interval_limits),
             dry_run: section.get("dry_run", false),
         }
     }

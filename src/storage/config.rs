@@ -33,7 +33,11 @@ impl Config {
             section.problem("s3", None, "give either storage.directory or storage.s3, not both");
         }
         match (directory, s3) {
-            (_, Some(mut s3)) => Self::S3(Box::new(read_s3(&mut s3))),
+            (Some(mut directory), Some(mut s3)) => {
+                read_path(&mut directory);
+                Self::S3(Box::new(read_s3(&mut s3)))
+            }
+            (None, Some(mut s3)) => Self::S3(Box::new(read_s3(&mut s3))),
             (Some(mut directory), None) => Self::Directory { path: read_path(&mut directory) },
             (None, None) => Self::Directory { path: read_path(&mut section.section("directory")) },
         }

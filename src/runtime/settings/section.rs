@@ -1,9 +1,9 @@
 //! One level of the configuration, read key by key.
 
-use std::{cell::RefCell, collections::BTreeMap, path::PathBuf, rc::Rc};
+use std::{cell::RefCell, collections::BTreeMap, ops::RangeInclusive, path::PathBuf, rc::Rc};
 
 use super::{
-    Problem, Secret, Setting,
+    Problem, Secret, Setting, tree,
     tree::{Node, State},
 };
 
@@ -13,6 +13,8 @@ pub struct Section<'e> {
     values: BTreeMap<String, Node>,
     /// Names that were asked for, to be listed beside an unknown one.
     known: Vec<&'static str>,
+    /// The environment variables that values came from.
+    variables: BTreeMap<&'static str, String>,
     state: Rc<RefCell<State<'e>>>,
 }
 
@@ -23,7 +25,7 @@ impl<'e> Section<'e> {
             Node::Leaf { ref text, .. } if text.is_empty() => (BTreeMap::new(), None),
             other => (BTreeMap::new(), Some(other)),
         };
-        let section = Self { path, values, known: Vec::new(), state };
+        let section = Self { path, values, known: Vec::new(), variables: BTreeMap::new(), state };
         if let Some(stray) = stray {
             let origin = section.origin_of(&stray);
             let key = section.path.clone();
@@ -47,7 +49,22 @@ impl<'e> Section<'e> {
     /// The value of a key, or its default.
     pub fn get<T: Setting>(&mut self, name: &'static str, default: T) -> T {
         let value = self.read(name).unwrap_or(default);
-        self.record(name, value.show());
+        self.record(name, tree::scalar(&value.show()));
+        value
+    }
+
+    /// The value of a key, or its default; a value beyond `limits` is a problem.
+    pub fn get_within<T: Setting + PartialOrd>(
+        &mut self,
+        name: &'static str,
+        default: T,
+        limits: RangeInclusive<T>,
+    ) -> T {
+        let value = self.get(name, default);
+        if !limits.contains(&value) {
+            let (least, most) = (limits.start().show(), limits.end().show());
+            self.problem(name, Some(value.show()), format!("from {least} to {most} is expected"));
+        }
         value
     }
 
@@ -55,7 +72,7 @@ impl<'e> Section<'e> {
     pub fn optional<T: Setting>(&mut self, name: &'static str) -> Option<T> {
         let value = self.read::<T>(name);
         if let Some(value) = &value {
-            self.record(name, value.show());
+            self.record(name, tree::scalar(&value.show()));
         }
         value
     }
@@ -64,12 +81,11 @@ impl<'e> Section<'e> {
     pub fn list<T: Setting>(&mut self, name: &'static str, default: Vec<T>) -> Vec<T> {
         let values = match self.take(name) {
             None => default,
-            Some(Node::List(items)) => {
-                items.iter().filter_map(|item| self.read_node(name, item)).collect()
+            Some(node) => {
+                node.items().iter().filter_map(|item| self.read_node(name, item)).collect()
             }
-            Some(single) => self.read_node(name, &single).into_iter().collect(),
         };
-        let shown: Vec<String> = values.iter().map(Setting::show).collect();
+        let shown: Vec<String> = values.iter().map(|value| tree::scalar(&value.show())).collect();
         self.record(name, format!("[{}]", shown.join(", ")));
         values
     }
@@ -82,9 +98,11 @@ impl<'e> Section<'e> {
         let mut table = BTreeMap::new();
         for (key, node) in values {
             if let Some(text) = section.read_node::<String>(&key, &node) {
-                section.record(&key, text.clone());
                 table.insert(key, text);
             }
+        }
+        if !table.is_empty() {
+            self.record(name, serde_json::to_string(&table).expect("texts are JSON"));
         }
         table
     }
@@ -96,10 +114,11 @@ impl<'e> Section<'e> {
         if direct.is_some() && file.is_some() {
             self.problem(name, None, format!("give either {name} or {file_name}, not both"));
         }
+        let from_file = file.is_some();
         let text = match file {
             None => direct,
             Some(path) => {
-                self.record(file_name, path.show());
+                self.record(file_name, tree::scalar(&path.show()));
                 let text = self.state.borrow().environment.read_file(&path);
                 match text {
                     Ok(text) => Some(text.trim_end_matches(['\r', '\n']).to_owned()),
@@ -115,7 +134,7 @@ impl<'e> Section<'e> {
             }
         };
         let secret = text.map(Secret::new);
-        if secret.is_some() {
+        if secret.is_some() && !from_file {
             self.record(name, "(hidden)".to_owned());
         }
         secret
@@ -123,9 +142,9 @@ impl<'e> Section<'e> {
 
     /// Reports something wrong with `name` that only its module can see.
     pub fn problem(&self, name: &str, value: Option<String>, message: impl Into<String>) {
-        let key = self.key(name);
-        let origin = self.state.borrow().file.clone();
-        self.report(origin, key, value, message);
+        let origin = self.variables.get(name).cloned();
+        let origin = origin.unwrap_or_else(|| self.state.borrow().file.clone());
+        self.report(origin, self.key(name), value, message);
     }
 
     fn read<T: Setting>(&mut self, name: &'static str) -> Option<T> {
@@ -147,7 +166,9 @@ impl<'e> Section<'e> {
 
     fn take(&mut self, name: &'static str) -> Option<Node> {
         self.known.push(name);
-        self.values.remove(name)
+        let node = self.values.remove(name)?;
+        self.variables.extend(node.variable().map(|variable| (name, variable.to_owned())));
+        Some(node)
     }
 
     fn child(&self, name: &str, node: Node) -> Self {
@@ -262,7 +283,7 @@ mod tests {
         let expected = [
             "m.yml: memory.buffers = \"lots\": a number of bytes such as 64MiB, 1GB or 67108864 is expected",
             "MILLPOND_MEMORY__WAIT: memory.wait = \"soon\": a duration such as 500ms, 30s, 5m or 168h is expected",
-            "m.yml: key_file = \"/missing\": cannot be read: entity not found",
+            "MILLPOND_KEY_FILE: key_file = \"/missing\": cannot be read: entity not found",
             "m.yml: memory.sise: no such key; known here: buffers, wait",
             "m.yml: extra: no such key; known here: memory, names, key, key_file",
         ];

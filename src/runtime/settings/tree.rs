@@ -68,7 +68,7 @@ impl<'e> Settings<'e> {
         for (variable, value) in environment.variables() {
             if let Some(path) = variable.strip_prefix(PREFIX) {
                 let path: Vec<String> = path.split("__").map(str::to_lowercase).collect();
-                root.set(&path, Node::from_variable(&variable, &value));
+                root.set(&path, Node::Leaf { text: value, variable: Some(variable) });
             }
         }
         let state = State { environment, file, problems, effective: Vec::new() };
@@ -121,7 +121,7 @@ fn parse(file: &str, text: &str, problems: &mut Vec<Problem>) -> Node {
             empty()
         }
         Err(error) => {
-            refuse(format!("not valid YAML: {error}"));
+            refuse(format!("not valid YAML: {}", error.without_snippet()));
             empty()
         }
     }
@@ -141,18 +141,22 @@ impl Node {
         }
     }
 
-    /// A variable holds one value, or several as a YAML list: `[a, b]`.
-    fn from_variable(variable: &str, text: &str) -> Self {
-        let leaf =
-            |text: &str| Self::Leaf { text: text.to_owned(), variable: Some(variable.to_owned()) };
-        let items = text.trim().strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
-        match items {
-            Some(items) => {
+    /// The values of a list. A variable holds one as `[a, b]`; a single value is a list of one.
+    pub(super) fn items(&self) -> Vec<Self> {
+        match self {
+            Self::List(items) => items.clone(),
+            Self::Leaf { text, variable: Some(_) } => {
+                let items = text.trim().strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+                let Some(items) = items else { return vec![self.clone()] };
                 let items = items.split(',').map(str::trim).filter(|item| !item.is_empty());
-                Self::List(items.map(leaf).collect())
+                items.map(|item| self.with_text(item)).collect()
             }
-            None => leaf(text),
+            Self::Leaf { variable: None, .. } | Self::Branch(_) => vec![self.clone()],
         }
+    }
+
+    fn with_text(&self, text: &str) -> Self {
+        Self::Leaf { text: text.to_owned(), variable: self.variable().map(str::to_owned) }
     }
 
     fn set(&mut self, path: &[String], node: Self) {
@@ -177,6 +181,20 @@ impl Node {
             Self::Leaf { variable, .. } => variable.as_deref(),
         }
     }
+}
+
+/// A value as YAML reads it back, also in a list: in quotes where it would mean something else without.
+pub(super) fn scalar(text: &str) -> String {
+    let read = serde_saphyr::from_str::<Vec<Value>>(&format!("[{text}]"));
+    let is_plain = match read.as_deref() {
+        Ok([Value::String(value)]) => value == text,
+        Ok([value @ (Value::Bool(_) | Value::Number(_))]) => {
+            let written = value.to_string();
+            written == text
+        }
+        _ => false,
+    };
+    if is_plain { text.to_owned() } else { Value::from(text).to_string() }
 }
 
 /// Writes `a.b: value` pairs as nested YAML.

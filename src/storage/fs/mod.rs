@@ -43,8 +43,10 @@ impl Directory {
     pub fn open(root: PathBuf, budget: ByteBudget) -> Result<Self, Error> {
         let directory = Self { root, budget, buffers: BufferPool::new(read::PIECE_BYTES) };
         let temporary = directory.temporary_folder();
-        let unfinished = unfinished_key();
-        folder::ensure(&temporary).map_err(|error| failed("open", &unfinished, error))?;
+        folder::ensure(&temporary).map_err(|error| {
+            let named = io::Error::new(error.kind(), format!("{}: {error}", temporary.display()));
+            Error::failed("open", &unfinished_key(), Fault::Other, named)
+        })?;
         Ok(directory)
     }
 
