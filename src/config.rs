@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Memory for all buffers of transfers.
-const BUFFERS: ByteSize = ByteSize::mebibytes(128);
+const BUFFERS: ByteSize = ByteSize::mebibytes(96);
 
 /// Less than this, and a single upload to S3 would have no room for its parts.
 const BUFFERS_LEAST: ByteSize = ByteSize::mebibytes(16);
@@ -37,7 +37,7 @@ pub struct Config {
 /// Limits on memory, section `memory`.
 #[derive(Clone, Copy, Debug)]
 pub struct MemoryConfig {
-    /// Bytes that the buffers of all transfers hold together, at least 16 MiB. Default: 128 MiB. Transfers
+    /// Bytes that the buffers of all transfers hold together, at least 16 MiB. Default: 96 MiB. Transfers
     /// beyond it wait for each other.
     pub buffers: ByteSize,
 }

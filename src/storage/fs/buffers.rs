@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 
 /// Free buffers that are kept. More are in use at times; those are given back to the allocator.
-const KEPT_BUFFERS: usize = 64;
+const KEPT_BUFFERS: usize = 48;
 
 /// Buffers of one size. Using them again saves the kernel clearing fresh pages for every read, and keeps
 /// the memory of the process where the readers' budget says it is. Cloning shares them.
@@ -18,6 +18,11 @@ pub(super) struct BufferPool {
 impl BufferPool {
     pub(super) fn new(buffer_bytes: usize) -> Self {
         Self { free: Arc::default(), buffer_bytes }
+    }
+
+    /// Length of a buffer.
+    pub(super) const fn buffer_bytes(&self) -> usize {
+        self.buffer_bytes
     }
 
     /// Has `fill` write up to `length` bytes, at most a buffer's size, and hands them out without a copy.

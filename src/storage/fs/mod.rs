@@ -24,14 +24,13 @@ use super::{
     Writer, layout,
 };
 use crate::{oci::ByteRange, runtime::ByteBudget};
-use buffers::BufferPool;
 
 /// A directory that holds all objects.
 #[derive(Clone, Debug)]
 pub struct Directory {
     root: PathBuf,
     budget: ByteBudget,
-    buffers: BufferPool,
+    buffers: read::Buffers,
 }
 
 impl Directory {
@@ -41,7 +40,7 @@ impl Directory {
     /// # Errors
     /// [`Error::Failed`] if the directory cannot be made.
     pub fn open(root: PathBuf, budget: ByteBudget) -> Result<Self, Error> {
-        let directory = Self { root, budget, buffers: BufferPool::new(read::PIECE_BYTES) };
+        let directory = Self { root, budget, buffers: read::Buffers::new() };
         let temporary = directory.temporary_folder();
         folder::ensure(&temporary).map_err(|error| {
             let named = io::Error::new(error.kind(), format!("{}: {error}", temporary.display()));

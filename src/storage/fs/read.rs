@@ -13,9 +13,15 @@ use crate::{
     runtime::{ByteBudget, Permit},
 };
 
-/// Bytes read at once. Measured: throughput hardly changes from 64 KiB to 1 MiB, and two of these stay
-/// within the second-level cache.
-pub(super) const PIECE_BYTES: usize = 256 << 10;
+/// Bytes read at once while few are reading. Measured: half as much costs half as much processor time again,
+/// twice as much gains nothing.
+const LARGE_PIECE_BYTES: usize = 256 << 10;
+
+/// Bytes read at once while many are reading, so that all of them fit into the budget.
+const SMALL_PIECE_BYTES: usize = 64 << 10;
+
+/// Pieces of one stream in memory: one that is being sent, one that waits for it, one that is being read.
+const WINDOW_PIECES: u64 = 3;
 
 /// Objects up to this length are read while they are opened: one hop to the blocking pool for links and
 /// manifests.
@@ -25,7 +31,29 @@ const SMALL_BYTES: u64 = 64 << 10;
 pub(super) struct Source {
     pub(super) path: PathBuf,
     pub(super) key: Key,
-    pub(super) buffers: BufferPool,
+    pub(super) buffers: Buffers,
+}
+
+/// Buffers for pieces of both sizes.
+#[derive(Clone, Debug)]
+pub(super) struct Buffers {
+    large: BufferPool,
+    small: BufferPool,
+}
+
+impl Buffers {
+    pub(super) fn new() -> Self {
+        let (large, small) =
+            (BufferPool::new(LARGE_PIECE_BYTES), BufferPool::new(SMALL_PIECE_BYTES));
+        Self { large, small }
+    }
+
+    /// Large pieces while they leave half of the budget free.
+    fn for_stream(&self, budget: &ByteBudget) -> &BufferPool {
+        let window_bytes = WINDOW_PIECES * self.large.buffer_bytes() as u64;
+        let is_roomy = budget.free_bytes() >= budget.total_bytes() / 2 + window_bytes;
+        if is_roomy { &self.large } else { &self.small }
+    }
 }
 
 /// What one visit to the blocking pool finds.
@@ -51,7 +79,10 @@ pub(super) async fn open(
     let stream = match bytes {
         Some(bytes) => Box::pin(stream::once(async { Ok(bytes) })) as ObjectStream,
         None => {
-            let permit = budget.acquire_within(window_bytes(&range), READ_PATIENCE).await;
+            let buffers = buffers.for_stream(budget).clone();
+            let window_bytes = WINDOW_PIECES * buffers.buffer_bytes() as u64;
+            let window_bytes = window_bytes.min(range.end - range.start);
+            let permit = budget.acquire_within(window_bytes, READ_PATIENCE).await;
             let permit = permit.map_err(|error| Error::failed("open", &key, Fault::Busy, error))?;
             stream_file(FileReader {
                 file: Arc::new(file),
@@ -63,11 +94,6 @@ pub(super) async fn open(
         }
     };
     Ok(Opened { meta, range, stream })
-}
-
-/// One piece on its way to the client and one being read.
-fn window_bytes(range: &Range<u64>) -> u64 {
-    (range.end - range.start).min(2 * PIECE_BYTES as u64)
 }
 
 fn find(path: &std::path::Path, range: Option<ByteRange>) -> io::Result<Found> {
@@ -110,13 +136,13 @@ impl FileReader {
     /// Begins to read the next piece, if there is one.
     fn read_next(&mut self) -> Option<Reading> {
         let start = self.range.start;
-        let end = self.range.end.min(start + PIECE_BYTES as u64);
+        let end = self.range.end.min(start + self.buffers.buffer_bytes() as u64);
         if start == end {
             return None;
         }
         self.range.start = end;
         let (file, buffers) = (Arc::clone(&self.file), self.buffers.clone());
-        let length = usize::try_from(end - start).unwrap_or(PIECE_BYTES);
+        let length = usize::try_from(end - start).unwrap_or(usize::MAX);
         Some(tokio::task::spawn_blocking(move || {
             buffers.filled(length, |buffer| file.read_exact_at(buffer, start))
         }))

@@ -19,7 +19,7 @@ use super::{blocking, failed, folder};
 use crate::runtime::{ByteBudget, Permit, Pieces};
 
 /// Bytes gathered before they are written: fewer hops to the blocking pool, few bytes per client.
-const BATCH_BYTES: usize = 256 << 10;
+const BATCH_BYTES: usize = 128 << 10;
 
 /// After so many bytes the disk begins to be given what was written, so that little is left to wait for at
 /// the end.
