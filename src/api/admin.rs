@@ -97,10 +97,10 @@ impl Service for Admin {
         request: Request<Incoming>,
     ) -> Response<Body> {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            return text_response(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "only GET and HEAD are allowed here\n",
-            );
+            let refusal = "only GET and HEAD are allowed here\n";
+            let mut response = text_response(StatusCode::METHOD_NOT_ALLOWED, refusal);
+            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return response;
         }
         match request.uri().path() {
             "/healthz" => text_response(StatusCode::OK, "alive\n"),

@@ -6,6 +6,7 @@ use super::{
     Api,
     body::Body,
     dispatch::{Answer, empty_response},
+    error::Error,
     range,
     request::Call,
 };
@@ -50,6 +51,9 @@ pub(super) async fn get(
 }
 
 pub(super) async fn delete(api: &Api, name: RepositoryName, digest: Digest) -> Answer {
+    if !api.registry.config().delete {
+        return Err(Error::DeleteDisabled { allowed: "GET, HEAD" });
+    }
     let repository = api.registry.repository(name);
     api.tasks
         .detached("delete blob", async move { repository.delete_blob(&digest).await })

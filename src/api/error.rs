@@ -23,6 +23,8 @@ pub(super) enum Error {
     Route(#[from] InvalidRoute),
     #[error("this resource can only be used with {allowed}")]
     Method { allowed: &'static str },
+    #[error("deleting is switched off in this registry; {allowed} are possible")]
+    DeleteDisabled { allowed: &'static str },
     #[error("{name}={value:?} is not accepted: {accepted} is expected")]
     Query { name: &'static str, value: String, accepted: &'static str },
     #[error("the query must name the digest of the blob: ?digest=sha256:…")]
@@ -61,7 +63,9 @@ impl Error {
     fn answer(&self) -> Answer {
         match self {
             Self::Route(error) => route_answer(error),
-            Self::Method { .. } => answer(StatusCode::METHOD_NOT_ALLOWED, ErrorCode::Unsupported),
+            Self::Method { .. } | Self::DeleteDisabled { .. } => {
+                answer(StatusCode::METHOD_NOT_ALLOWED, ErrorCode::Unsupported)
+            }
             Self::Query { .. } => {
                 answer(StatusCode::BAD_REQUEST, ErrorCode::PaginationNumberInvalid)
             }
@@ -99,7 +103,7 @@ impl Error {
             headers.insert(header::RETRY_AFTER, RETRY_AFTER_SECONDS.into());
         }
         match self {
-            Self::Method { allowed } => {
+            Self::Method { allowed } | Self::DeleteDisabled { allowed } => {
                 headers.insert(header::ALLOW, HeaderValue::from_static(allowed));
             }
             Self::Registry(registry::Error::RangeOutside { size_bytes, .. }) => {
@@ -162,6 +166,7 @@ fn registry_answer(error: &registry::Error) -> Answer {
         }
         E::ManifestUnknown { .. } => answer(StatusCode::NOT_FOUND, ErrorCode::ManifestUnknown),
         E::ManifestInvalid(_) => answer(StatusCode::BAD_REQUEST, ErrorCode::ManifestInvalid),
+        E::ManifestBroken { .. } => unexpected(),
         E::ManifestBlobUnknown { .. } => {
             answer(StatusCode::BAD_REQUEST, ErrorCode::ManifestBlobUnknown)
         }

@@ -132,11 +132,11 @@ struct Connection {
 impl Connection {
     async fn serve<S: Service>(&self, mut stream: TcpStream, service: Arc<S>) {
         // Answers are written whole; waiting for more to fill a packet only adds delay.
-        if stream.set_nodelay(true).is_err() || !self.has_spoken(&stream).await {
+        if stream.set_nodelay(true).is_err() {
             return;
         }
-        let mut first = [0];
-        if stream.peek(&mut first).await.is_ok_and(|read| read == 1) && first[0] == TLS_HANDSHAKE {
+        let Some(first) = self.first_byte(&stream).await else { return };
+        if first == TLS_HANDSHAKE {
             let _client_may_have_gone = stream.write_all(PLAIN_HTTP_HERE).await;
             return;
         }
@@ -165,11 +165,12 @@ impl Connection {
     }
 
     /// Waits for the client's first byte, as long as headers may take or until the process stops.
-    async fn has_spoken(&self, stream: &TcpStream) -> bool {
+    async fn first_byte(&self, stream: &TcpStream) -> Option<u8> {
+        let mut first = [0];
         tokio::select! {
-            () = self.shutdown.begun() => false,
-            readable = tokio::time::timeout(self.limits.header_timeout, stream.readable()) => {
-                matches!(readable, Ok(Ok(())))
+            () = self.shutdown.begun() => None,
+            peeked = tokio::time::timeout(self.limits.header_timeout, stream.peek(&mut first)) => {
+                matches!(peeked, Ok(Ok(1))).then_some(first[0])
             }
         }
     }

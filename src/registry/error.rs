@@ -39,6 +39,15 @@ pub enum Error {
     /// The bytes are no acceptable manifest.
     #[error(transparent)]
     ManifestInvalid(#[from] InvalidManifest),
+    /// What is stored as this manifest is not what was pushed: the storage has lost or changed it.
+    #[error("what is stored as the manifest {digest} is broken")]
+    ManifestBroken {
+        /// Its digest.
+        digest: Digest,
+        /// What is wrong with the bytes.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The manifest refers to content that is not in the repository.
     #[error("the manifest refers to {} blobs or manifests that are not in this repository", digests.len())]
     ManifestBlobUnknown {

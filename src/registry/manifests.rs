@@ -9,7 +9,7 @@ use moka::future::Cache;
 use super::{Error, References, Repository, links::LinkKind};
 use crate::{
     content,
-    oci::{Digest, Manifest, ManifestKind, ManifestReference, Reference, Tag},
+    oci::{Digest, InvalidManifest, Manifest, ManifestKind, ManifestReference, Reference, Tag},
     runtime::ByteSize,
     storage::{Entry, Key, ListQuery, layout},
 };
@@ -77,9 +77,14 @@ impl Repository {
         let limit_bytes = self.registry.config.manifest_max.0;
         let bytes = match self.registry.content.read(&stored_under, limit_bytes).await {
             Err(content::Error::Unknown { .. }) => return Err(unknown()),
+            Err(error @ content::Error::Mismatch { .. }) => return Err(broken(*digest, error)),
             other => other?,
         };
-        let manifest = Manifest::parse(&bytes)?;
+        let manifest = match Manifest::parse(&bytes) {
+            // An old tree may have some; that is no fault of the storage.
+            Err(error @ InvalidManifest::Schema1) => return Err(error.into()),
+            other => other.map_err(|error| broken(*digest, error))?,
+        };
         let stored = Arc::new(StoredManifest { digest: *digest, bytes, manifest });
         self.registry.manifests.0.insert(stored_under, Arc::clone(&stored)).await;
         Ok(stored)
@@ -200,6 +205,10 @@ impl Repository {
             }
         }
     }
+}
+
+fn broken(digest: Digest, source: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::ManifestBroken { digest, source: Box::new(source) }
 }
 
 /// The digest in a path that ends in `<algorithm>/<hex>/link`.

@@ -116,7 +116,7 @@ impl Repository {
         let is_wanted = |referrer: &Referrer| {
             referrer.subject == subject
                 && artifact_type.is_none_or(|wanted| {
-                    referrer.descriptor.artifact_type.as_deref() == Some(wanted)
+                    referrer.descriptor.artifact_type.as_deref().unwrap_or_default() == wanted
                 })
                 && last.is_none_or(|last| referrer.descriptor.digest > last)
         };
@@ -185,9 +185,12 @@ impl Repository {
         match self.manifest_by_digest(&digest).await {
             Ok(stored) => Ok(Some((digest, Referrer::of(&stored).map(Arc::new)))),
             Err(Error::ManifestUnknown { .. }) => Ok(None),
-            Err(Error::ManifestInvalid(error)) => {
-                tracing::warn!(%digest, %error, "a stored manifest cannot be read and has no subject");
-                Ok(Some((digest, None)))
+            // Schema 1 has no subjects.
+            Err(Error::ManifestInvalid(_)) => Ok(Some((digest, None))),
+            // Not remembered: pushing it again mends it.
+            Err(error @ Error::ManifestBroken { .. }) => {
+                tracing::warn!(%digest, %error, "what refers to another manifest is not known here");
+                Ok(None)
             }
             Err(error) => Err(error),
         }

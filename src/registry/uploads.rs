@@ -154,7 +154,12 @@ impl Repository {
     /// was lost.
     async fn already_finished(&self, digest: &Digest, error: Error) -> Result<(), Error> {
         match error {
-            Error::UploadUnknown if self.stat_blob(digest).await.is_ok() => Ok(()),
+            // After a restart a finished session looks like one that has not begun.
+            Error::UploadUnknown | Error::UploadOffset { offset: 0 }
+                if self.stat_blob(digest).await.is_ok() =>
+            {
+                Ok(())
+            }
             error => Err(error),
         }
     }
@@ -228,8 +233,6 @@ impl Repository {
             (Some(session), Some(claimed)) if session.offset() == claimed => {
                 return Ok(session.clone());
             }
-            // The URL says that nothing was stored when it was issued, and it is the newest there is.
-            (None, Some(0)) => return Ok(Session::empty(position.id.algorithm())),
             _ => {}
         }
         let pieces = self.stored_pieces(&position.id).await?;
@@ -327,7 +330,8 @@ impl Repository {
         if verified.is_err() && session.pieces.len() > before.pieces.len() {
             // The last bytes came with a wrong digest: the session is what it was before them.
             let added = session.pieces.split_off(before.pieces.len());
-            self.registry.reaper.remove(added.into_iter().map(|piece| piece.key).collect());
+            let added: Vec<Key> = added.into_iter().map(|piece| piece.key).collect();
+            self.registry.storage.delete(&added).await?;
             *session = before;
         }
         verified?;
