@@ -1,6 +1,7 @@
 """The temporary folder of one run, and its removal."""
 
 import pathlib
+import secrets
 import shutil
 import subprocess
 import tempfile
@@ -10,8 +11,10 @@ class Workspace:
     """A folder of its own for each thing that asks for one."""
 
     def __init__(self, keep=False):
-        # Short, because a Unix socket's path has room for 107 bytes.
-        self.root = pathlib.Path(tempfile.mkdtemp(prefix="mp-"))
+        # Short, because a Unix socket's path has room for 107 bytes; hexadecimal, because podman makes
+        # an image's name of a layout's path, and not every name that mkdtemp finds can be one.
+        self.root = pathlib.Path(tempfile.gettempdir(), f"mp-{secrets.token_hex(4)}")
+        self.root.mkdir(mode=0o700)
         self.keep = keep
         self._count = 0
 
