@@ -19,8 +19,8 @@ use crate::{
 /// Exit status for a configuration that cannot be used (`EX_USAGE` of sysexits.h).
 const EXIT_CONFIGURATION: u8 = 64;
 
-/// Threads for file access and hashing. Enough for a slow shared file system to have work waiting; few enough
-/// that their stacks and allocator caches stay small beside the buffers.
+/// Threads for file access. Enough for a slow shared file system to have work waiting; few enough that their
+/// stacks and allocator caches stay small beside the buffers.
 const BLOCKING_THREADS: usize = 64;
 
 /// A container registry on a directory or an S3 bucket, in docker-registry's storage layout.

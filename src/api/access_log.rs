@@ -17,25 +17,37 @@ pub(super) struct AccessRecord {
     started: Instant,
     peer: SocketAddr,
     method: &'static str,
-    path: String,
-    user_agent: String,
+    /// Copied only if somebody will read it.
+    logged: Option<Logged>,
     route: &'static str,
     status: u16,
     sent_bytes: u64,
     in_flight: Option<InFlight>,
 }
 
-impl AccessRecord {
-    pub(super) fn begin<B>(peer: SocketAddr, request: &Request<B>) -> Self {
+/// What only the log tells.
+struct Logged {
+    path: String,
+    user_agent: String,
+}
+
+impl Logged {
+    fn of<B>(request: &Request<B>) -> Self {
         let user_agent =
             request.headers().get(header::USER_AGENT).and_then(|value| value.to_str().ok());
         let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+        Self { path: shortened(path), user_agent: shortened(user_agent.unwrap_or_default()) }
+    }
+}
+
+impl AccessRecord {
+    pub(super) fn begin<B>(peer: SocketAddr, request: &Request<B>) -> Self {
+        let is_logged = tracing::enabled!(target: ACCESS_TARGET, tracing::Level::INFO);
         Self {
             started: Instant::now(),
             peer,
             method: method_name(request.method()),
-            path: shortened(path),
-            user_agent: shortened(user_agent.unwrap_or_default()),
+            logged: is_logged.then(|| Logged::of(request)),
             route: "unknown",
             status: 0,
             sent_bytes: 0,
@@ -65,15 +77,16 @@ impl Drop for AccessRecord {
             let seconds = elapsed.as_secs_f64();
             in_flight.finish(&Finished { route, method, status, sent_bytes, seconds });
         }
+        let Some(Logged { path, user_agent }) = &self.logged else { return };
         tracing::info!(
             target: ACCESS_TARGET,
             peer = %self.peer,
             method,
-            path = %self.path,
+            path,
             status,
             sent_bytes,
             duration_ms = elapsed.as_millis(),
-            user_agent = %self.user_agent,
+            user_agent,
             "request"
         );
     }

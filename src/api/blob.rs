@@ -51,13 +51,10 @@ pub(super) async fn get(
 }
 
 pub(super) async fn delete(api: &Api, name: RepositoryName, digest: Digest) -> Answer {
-    if !api.registry.config().delete {
-        return Err(Error::DeleteDisabled { allowed: "GET, HEAD" });
-    }
     let repository = api.registry.repository(name);
-    api.tasks
-        .detached("delete blob", async move { repository.delete_blob(&digest).await })
-        .await??;
+    let delete = async move { repository.delete_blob(&digest).await };
+    let deleted = api.tasks.detached("delete blob", delete).await?;
+    deleted.map_err(|error| Error::deleting(error, "GET, HEAD"))?;
     Ok(empty_response(StatusCode::ACCEPTED))
 }
 

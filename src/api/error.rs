@@ -60,6 +60,14 @@ const fn answer(status: StatusCode, code: ErrorCode) -> Answer {
 }
 
 impl Error {
+    /// What a deletion ended in, where `allowed` are the methods that are left if deleting is switched off.
+    pub(super) fn deleting(error: registry::Error, allowed: &'static str) -> Self {
+        match error {
+            registry::Error::DeleteDisabled => Self::DeleteDisabled { allowed },
+            other => Self::Registry(other),
+        }
+    }
+
     fn answer(&self) -> Answer {
         match self {
             Self::Route(error) => route_answer(error),

@@ -93,11 +93,9 @@ fn acknowledge(headers: &mut HeaderMap, stored: &StoredManifest, tags: &[Tag]) {
 }
 
 pub(super) async fn delete(api: &Api, name: RepositoryName, reference: Reference) -> Answer {
-    if !api.registry.config().delete {
-        return Err(Error::DeleteDisabled { allowed: "GET, HEAD, PUT" });
-    }
     let repository = api.registry.repository(name);
     let delete = async move { repository.delete_manifest(&reference).await };
-    api.tasks.detached("delete manifest", delete).await??;
+    let deleted = api.tasks.detached("delete manifest", delete).await?;
+    deleted.map_err(|error| Error::deleting(error, "GET, HEAD, PUT"))?;
     Ok(empty_response(StatusCode::ACCEPTED))
 }

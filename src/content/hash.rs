@@ -1,49 +1,105 @@
 //! Hashing beside the transfer: off the async threads, and never more than a batch behind.
 
+use std::{num::NonZero, thread};
+
 use bytes::Bytes;
-use tokio::task::JoinHandle;
+use crossbeam_channel::{Receiver, Sender};
+use tokio::sync::oneshot;
 
 use crate::{
     oci::Hasher,
     runtime::{Abandoned, Pieces},
 };
 
-/// Bytes gathered before a hash thread takes them. Hashing them takes about half a millisecond, far more
-/// than the hand-over.
-const BATCH_BYTES: usize = 128 << 10;
+/// Up to this length a hash is finished where it is needed: the hand-over would cost more. A tenth of a
+/// millisecond where the processor has no instructions for it.
+const HASHED_HERE_BYTES: usize = 32 << 10;
+
+/// Threads that hash: one for each processor, so that hashing never stands in the queue of those who wait for
+/// a disk. While there is work they go from batch to batch without sleeping in between, which is what tokio's
+/// blocking pool does not do. They end when the last clone is dropped.
+#[derive(Clone, Debug)]
+pub(super) struct HashThreads {
+    jobs: Sender<Job>,
+}
+
+/// A batch, the hash it goes into, and who waits for it.
+struct Job {
+    hasher: Hasher,
+    batch: Pieces,
+    done: oneshot::Sender<Hasher>,
+}
+
+impl HashThreads {
+    /// Starts the threads.
+    pub(super) fn start() -> Self {
+        let (jobs, queue) = crossbeam_channel::unbounded();
+        let count = thread::available_parallelism().map_or(1, NonZero::get);
+        let started = (0..count).filter(|_| start_one(queue.clone())).count();
+        if started == 0 {
+            // Then the queue has no reader, and every hash ends as `Abandoned`.
+            tracing::error!("no thread can be started to hash with");
+        }
+        Self { jobs }
+    }
+
+    /// Gives `batch` to the next free thread. Every pipeline has at most one batch here, so the queue is no
+    /// longer than there are transfers.
+    fn submit(&self, hasher: Hasher, batch: Pieces) -> oneshot::Receiver<Hasher> {
+        let (done, result) = oneshot::channel();
+        // Without a thread the job is dropped, and whoever waits for it is told.
+        let _abandoned = self.jobs.send(Job { hasher, batch, done });
+        result
+    }
+}
+
+fn start_one(queue: Receiver<Job>) -> bool {
+    let thread = thread::Builder::new().name("hash".into());
+    thread.spawn(move || queue.iter().for_each(Job::run)).is_ok()
+}
+
+impl Job {
+    fn run(self) {
+        let Self { mut hasher, batch, done } = self;
+        batch.iter().for_each(|piece| hasher.update(piece));
+        // The bytes are given back before their owner goes on.
+        drop(batch);
+        let _nobody_waits = done.send(hasher);
+    }
+}
 
 /// A running hash that works on one batch while the next one gathers. It holds at most two batches.
 #[derive(Debug)]
 pub(super) struct HashPipeline {
+    threads: HashThreads,
     state: State,
     batch: Pieces,
+    batch_bytes: usize,
 }
 
 #[derive(Debug)]
 enum State {
     Idle(Hasher),
-    Busy(JoinHandle<Hasher>),
+    Busy(oneshot::Receiver<Hasher>),
     /// A hash thread died.
     Lost,
 }
 
 impl HashPipeline {
-    pub(super) fn new(hasher: Hasher) -> Self {
-        Self { state: State::Idle(hasher), batch: Pieces::default() }
+    /// A pipeline that hands over `batch_bytes` at once.
+    pub(super) fn new(threads: HashThreads, hasher: Hasher, batch_bytes: usize) -> Self {
+        Self { threads, state: State::Idle(hasher), batch: Pieces::default(), batch_bytes }
     }
 
     /// Takes in the next bytes. Waits while hashing is slower than its caller.
     pub(super) async fn update(&mut self, bytes: Bytes) -> Result<(), Abandoned> {
         self.batch.push(bytes);
-        if self.batch.len() < BATCH_BYTES {
+        if self.batch.len() < self.batch_bytes {
             return Ok(());
         }
-        let mut hasher = self.idle().await?;
+        let hasher = self.idle().await?;
         let batch = std::mem::take(&mut self.batch);
-        self.state = State::Busy(tokio::task::spawn_blocking(move || {
-            batch.iter().for_each(|piece| hasher.update(piece));
-            hasher
-        }));
+        self.state = State::Busy(self.threads.submit(hasher, batch));
         Ok(())
     }
 
@@ -51,7 +107,9 @@ impl HashPipeline {
     pub(super) async fn finish(mut self) -> Result<Hasher, Abandoned> {
         let mut hasher = self.idle().await?;
         let rest = std::mem::take(&mut self.batch);
-        // Less than a batch: cheaper here than on another thread.
+        if rest.len() > HASHED_HERE_BYTES {
+            return self.threads.submit(hasher, rest).await.map_err(|_panicked| Abandoned);
+        }
         rest.iter().for_each(|piece| hasher.update(piece));
         Ok(hasher)
     }
@@ -72,9 +130,11 @@ mod tests {
 
     #[tokio::test]
     async fn batches_hash_to_the_digest_of_the_whole() {
+        let threads = HashThreads::start();
         let bytes: Vec<u8> = (0..1_000_000_u32).map(|i| (i % 251) as u8).collect();
         for piece_bytes in [1_000, 70_000, 400_000, 1_000_000] {
-            let mut pipeline = HashPipeline::new(Hasher::new(Algorithm::Sha256));
+            let mut pipeline =
+                HashPipeline::new(threads.clone(), Hasher::new(Algorithm::Sha256), 128 << 10);
             for piece in bytes.chunks(piece_bytes) {
                 pipeline.update(Bytes::copy_from_slice(piece)).await.unwrap();
             }

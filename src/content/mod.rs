@@ -8,5 +8,5 @@ mod receive;
 mod store;
 
 pub use error::Error;
-pub use receive::{Received, receive};
+pub use receive::Received;
 pub use store::{Content, ContentStore};

@@ -2,7 +2,7 @@
 
 use futures_util::{StreamExt, future::try_join};
 
-use super::{Error, hash::HashPipeline};
+use super::{ContentStore, Error};
 use crate::{
     oci::Hasher,
     runtime::{BodyError, BodyStream},
@@ -20,36 +20,39 @@ pub struct Received {
     pub end: Result<(), BodyError>,
 }
 
-/// Feeds `body` to `writer` and to `hasher` until it ends, cleanly or not, or has more than `limit_bytes`.
-///
-/// # Errors
-/// A fault of the storage. What the client does wrong is in [`Received::end`].
-///
-/// # Cancel safety
-/// Dropping the future loses the writer, and with it what was written.
-pub async fn receive(
-    writer: &mut dyn Writer,
-    mut body: BodyStream,
-    hasher: Hasher,
-    limit_bytes: u64,
-) -> Result<Received, Error> {
-    let mut hash = HashPipeline::new(hasher);
-    let mut size_bytes = 0;
-    let end = loop {
-        let bytes = match body.next().await {
-            None => break Ok(()),
-            Some(Err(error)) => break Err(error),
-            Some(Ok(bytes)) if bytes.is_empty() => continue,
-            Some(Ok(bytes)) => bytes,
+impl ContentStore {
+    /// Feeds `body` to `writer` and to `hasher` until it ends, cleanly or not, or has more than `limit_bytes`.
+    ///
+    /// # Errors
+    /// A fault of the storage. What the client does wrong is in [`Received::end`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses the writer, and with it what was written.
+    pub async fn receive(
+        &self,
+        writer: &mut dyn Writer,
+        mut body: BodyStream,
+        hasher: Hasher,
+        limit_bytes: u64,
+    ) -> Result<Received, Error> {
+        let mut hash = self.hash_pipeline(hasher, writer.batch_bytes());
+        let mut size_bytes = 0;
+        let end = loop {
+            let bytes = match body.next().await {
+                None => break Ok(()),
+                Some(Err(error)) => break Err(error),
+                Some(Ok(bytes)) if bytes.is_empty() => continue,
+                Some(Ok(bytes)) => bytes,
+            };
+            if size_bytes + bytes.len() as u64 > limit_bytes {
+                break Err(BodyError::TooLarge { limit_bytes });
+            }
+            size_bytes += bytes.len() as u64;
+            let hashed = async { hash.update(bytes.clone()).await.map_err(Error::from) };
+            let written = async { writer.write(bytes.clone()).await.map_err(Error::from) };
+            try_join(hashed, written).await?;
         };
-        if size_bytes + bytes.len() as u64 > limit_bytes {
-            break Err(BodyError::TooLarge { limit_bytes });
-        }
-        size_bytes += bytes.len() as u64;
-        let hashed = async { hash.update(bytes.clone()).await.map_err(Error::from) };
-        let written = async { writer.write(bytes.clone()).await.map_err(Error::from) };
-        try_join(hashed, written).await?;
-    };
-    let hasher = hash.finish().await?;
-    Ok(Received { size_bytes, hasher, end })
+        let hasher = hash.finish().await?;
+        Ok(Received { size_bytes, hasher, end })
+    }
 }

@@ -6,7 +6,10 @@ use bytes::Bytes;
 use futures_util::TryStreamExt;
 use moka::future::Cache;
 
-use super::{Error, Received, hash::HashPipeline, receive};
+use super::{
+    Error, Received,
+    hash::{HashPipeline, HashThreads},
+};
 use crate::{
     oci::{ByteRange, Digest, Hasher},
     runtime::BodyStream,
@@ -19,6 +22,9 @@ const KNOWN_SIZES: u64 = 100_000;
 /// Above this length it pays to ask whether the content is there already, before the storage is made to
 /// copy it.
 const WORTH_ASKING_BYTES: u64 = 64 << 20;
+
+/// Bytes of stored pieces that are hashed at once.
+const HASH_BATCH_BYTES: usize = 256 << 10;
 
 /// Content that is being read.
 pub struct Content {
@@ -43,6 +49,7 @@ pub struct ContentStore {
     /// A digest's length never changes; but another process may delete the bytes, so this is forgotten
     /// after a while.
     sizes: Cache<Digest, u64>,
+    hash_threads: HashThreads,
 }
 
 impl ContentStore {
@@ -50,7 +57,7 @@ impl ContentStore {
     #[must_use]
     pub fn new(storage: SharedStorage, known_for: Duration) -> Self {
         let sizes = Cache::builder().max_capacity(KNOWN_SIZES).time_to_live(known_for).build();
-        Self { storage, sizes }
+        Self { storage, sizes, hash_threads: HashThreads::start() }
     }
 
     /// Length of the content in bytes.
@@ -116,7 +123,7 @@ impl ContentStore {
         let mut writer = self.storage.write(&layout::blob(&expected), options).await?;
         let hasher = Hasher::new(expected.algorithm());
         let Received { size_bytes, hasher, end } =
-            receive(&mut *writer, body, hasher, limit_bytes).await?;
+            self.receive(&mut *writer, body, hasher, limit_bytes).await?;
         end?;
         verify(expected, hasher.finish())?;
         writer.commit().await?;
@@ -146,13 +153,17 @@ impl ContentStore {
     pub async fn hash_pieces(&self, pieces: &[Piece], mut hasher: Hasher) -> Result<Hasher, Error> {
         for piece in pieces {
             let mut stream = self.storage.open(&piece.key, None).await?.stream;
-            let mut pipeline = HashPipeline::new(hasher);
+            let mut pipeline = self.hash_pipeline(hasher, HASH_BATCH_BYTES);
             while let Some(bytes) = stream.try_next().await? {
                 pipeline.update(bytes).await?;
             }
             hasher = pipeline.finish().await?;
         }
         Ok(hasher)
+    }
+
+    pub(super) fn hash_pipeline(&self, hasher: Hasher, batch_bytes: usize) -> HashPipeline {
+        HashPipeline::new(self.hash_threads.clone(), hasher, batch_bytes)
     }
 
     /// Forgets what is known of a digest, because it has turned out to be wrong.

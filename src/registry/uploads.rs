@@ -21,7 +21,7 @@ use super::{
     session::{Session, Slot},
 };
 use crate::{
-    content::{self, Received},
+    content::Received,
     oci::{Algorithm, Digest, Hasher, UploadId, UploadPosition},
     runtime::{BodyStream, until},
     storage::{Durability, Entry, Key, ListQuery, Piece, WriteOptions, layout},
@@ -298,7 +298,7 @@ impl Repository {
         let seen_all = session.hasher.is_some();
         let hasher = session.hasher.clone().unwrap_or_else(|| Hasher::new(id.algorithm()));
         let Received { size_bytes, hasher, end } =
-            content::receive(&mut *writer, chunk.body, hasher, limit_bytes).await?;
+            self.registry.content.receive(&mut *writer, chunk.body, hasher, limit_bytes).await?;
         if let (Some(announced), Ok(())) = (announced, &end)
             && announced != size_bytes
         {

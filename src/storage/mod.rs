@@ -110,6 +110,10 @@ pub trait Storage: fmt::Debug + fmt::Display + Send + Sync + 'static {
 /// visible, and what was stored so far is removed, at the latest by [`Storage::purge_unfinished`].
 #[async_trait]
 pub trait Writer: Send + fmt::Debug {
+    /// Bytes it gathers before it does something with them. Whoever works on the same bytes keeps them in
+    /// memory no longer by taking as many at a time.
+    fn batch_bytes(&self) -> usize;
+
     /// Takes in the next bytes. Waits while the storage is slower than its caller.
     ///
     /// # Errors

@@ -157,6 +157,10 @@ impl fmt::Debug for FaultyWriter {
 
 #[async_trait]
 impl Writer for FaultyWriter {
+    fn batch_bytes(&self) -> usize {
+        self.inner.batch_bytes()
+    }
+
     async fn write(&mut self, bytes: Bytes) -> Result<(), Error> {
         self.faults.run("write", &self.key, self.inner.write(bytes)).await
     }

@@ -103,6 +103,10 @@ struct RetryingWriter {
 
 #[async_trait]
 impl Writer for RetryingWriter {
+    fn batch_bytes(&self) -> usize {
+        64 << 10
+    }
+
     async fn write(&mut self, bytes: Bytes) -> Result<(), Error> {
         self.pieces.push(bytes);
         Ok(())

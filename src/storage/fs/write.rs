@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Write},
+    io::{self, IoSlice, Write},
     path::{Path, PathBuf},
     sync::{
         Arc, OnceLock,
@@ -18,8 +18,19 @@ use super::super::{Durability, Error, Key, Writer};
 use super::{blocking, failed, folder};
 use crate::runtime::{ByteBudget, Permit, Pieces};
 
-/// Bytes gathered before they are written: fewer hops to the blocking pool, few bytes per client.
-const BATCH_BYTES: usize = 128 << 10;
+/// Bytes gathered before they are written, while few are writing. Every batch is a hop to another thread and
+/// back; measured with 32 writers, half as much costs a tenth more processor time.
+const LARGE_BATCH_BYTES: usize = 512 << 10;
+
+/// Bytes gathered while many are writing, so that all of them fit into the budget.
+const SMALL_BATCH_BYTES: usize = 128 << 10;
+
+/// Batches of one writer in memory: one that is written, one that gathers.
+const WINDOW_BATCHES: u64 = 2;
+
+/// Bytes given to the kernel at once. Measured on ext4: with more, it backs the file with larger folios, and
+/// 32 writers together get a third less throughput.
+const CALL_BYTES: usize = 32 << 10;
 
 /// After so many bytes the disk begins to be given what was written, so that little is left to wait for at
 /// the end.
@@ -42,6 +53,7 @@ pub(super) struct FileWriter {
     durability: Durability,
     temporary: Arc<TemporaryFile>,
     batch: Pieces,
+    batch_bytes: usize,
     /// What the batch costs; there is one while the batch is not empty.
     permit: Option<Permit>,
     writing: Option<JoinHandle<io::Result<()>>>,
@@ -60,6 +72,7 @@ impl FileWriter {
             durability,
             temporary: Arc::new(TemporaryFile::new(temporary)),
             batch: Pieces::default(),
+            batch_bytes: batch_bytes(&budget),
             permit: None,
             writing: None,
             unsynced_bytes: 0,
@@ -76,7 +89,7 @@ impl FileWriter {
         self.unsynced_bytes += batch.len() as u64;
         let temporary = Arc::clone(&self.temporary);
         self.writing = Some(tokio::task::spawn_blocking(move || {
-            temporary.append(&batch)?;
+            temporary.append(batch)?;
             drop(permit);
             Ok(())
         }));
@@ -103,26 +116,57 @@ impl FileWriter {
     }
 }
 
+/// Large batches while they leave three quarters of the budget free.
+fn batch_bytes(budget: &ByteBudget) -> usize {
+    let window_bytes = WINDOW_BATCHES * LARGE_BATCH_BYTES as u64;
+    let is_roomy = budget.free_bytes() >= budget.total_bytes() / 4 * 3 + window_bytes;
+    if is_roomy { LARGE_BATCH_BYTES } else { SMALL_BATCH_BYTES }
+}
+
 #[async_trait]
 impl Writer for FileWriter {
-    async fn write(&mut self, bytes: Bytes) -> Result<(), Error> {
-        if self.permit.is_none() {
-            self.permit = Some(self.budget.acquire(BATCH_BYTES.max(bytes.len()) as u64).await);
+    fn batch_bytes(&self) -> usize {
+        self.batch_bytes
+    }
+
+    async fn write(&mut self, mut bytes: Bytes) -> Result<(), Error> {
+        while !bytes.is_empty() {
+            if self.permit.is_none() {
+                self.permit = Some(self.budget.acquire(self.batch_bytes as u64).await);
+            }
+            let room = self.batch_bytes - self.batch.len();
+            self.batch.push(bytes.split_to(room.min(bytes.len())));
+            if self.batch.len() == self.batch_bytes {
+                self.flush().await?;
+            }
         }
-        self.batch.push(bytes);
-        if self.batch.len() >= BATCH_BYTES { self.flush().await } else { Ok(()) }
+        Ok(())
     }
 
     async fn commit(mut self: Box<Self>) -> Result<(), Error> {
         self.written().await?;
         let Self { key, path, durability, temporary, batch, permit, .. } = *self;
         blocking("commit", &key, move || {
-            temporary.append(&batch)?;
+            temporary.append(batch)?;
             drop(permit);
             temporary.publish(&path, durability)
         })
         .await
     }
+}
+
+fn write_all_vectored(mut file: &File, pieces: &Pieces) -> io::Result<()> {
+    let mut slices: Vec<IoSlice<'_>> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
+    let mut rest = slices.as_mut_slice();
+    while !rest.is_empty() {
+        match file.write_vectored(rest) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => IoSlice::advance_slices(&mut rest, written),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// A file that is made when the first bytes come, and removed when it is dropped without being published.
@@ -149,9 +193,12 @@ impl TemporaryFile {
         }
     }
 
-    fn append(&self, batch: &Pieces) -> io::Result<()> {
-        let mut file = self.file()?;
-        batch.iter().try_for_each(|piece| file.write_all(piece))
+    fn append(&self, mut batch: Pieces) -> io::Result<()> {
+        let file = self.file()?;
+        while !batch.is_empty() {
+            write_all_vectored(file, &batch.take_front(CALL_BYTES))?;
+        }
+        Ok(())
     }
 
     fn sync_behind(&self) {

@@ -18,6 +18,9 @@ use crate::{
 /// After how many parts they double. Ten steps to 10,000 parts reach beyond the largest object.
 const PARTS_PER_SIZE: u64 = 1000;
 
+/// Nothing happens before a part is full; so this is only a size that others do well with.
+const BATCH_BYTES: usize = 256 << 10;
+
 const OPERATION: &str = "write";
 
 /// An object in the making: a buffer that becomes one request, or the parts of many.
@@ -110,6 +113,10 @@ fn part_bytes(parts: u64, first_bytes: u64) -> u64 {
 
 #[async_trait]
 impl Writer for ObjectWriter {
+    fn batch_bytes(&self) -> usize {
+        BATCH_BYTES
+    }
+
     async fn write(&mut self, bytes: Bytes) -> Result<(), Error> {
         if self.in_doubt {
             return Err(Error::failed(OPERATION, &self.key, Fault::Other, InDoubt));
