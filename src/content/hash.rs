@@ -15,12 +15,16 @@ use crate::{
 /// millisecond where the processor has no instructions for it.
 const HASHED_HERE_BYTES: usize = 32 << 10;
 
+/// Batches that may wait for a thread. Every pipeline has at most one here, and there are fewer connections, so
+/// nobody ever waits to get in.
+const QUEUE_BATCHES: usize = 1 << 16;
+
 /// Threads that hash: one for each processor, so that hashing never stands in the queue of those who wait for
 /// a disk. While there is work they go from batch to batch without sleeping in between, which is what tokio's
 /// blocking pool does not do. They end when the last clone is dropped.
 #[derive(Clone, Debug)]
 pub(super) struct HashThreads {
-    jobs: Sender<Job>,
+    jobs: Sender<Box<Job>>,
 }
 
 /// A batch, the hash it goes into, and who waits for it.
@@ -33,7 +37,7 @@ struct Job {
 impl HashThreads {
     /// Starts the threads.
     pub(super) fn start() -> Self {
-        let (jobs, queue) = crossbeam_channel::unbounded();
+        let (jobs, queue) = crossbeam_channel::bounded(QUEUE_BATCHES);
         let count = thread::available_parallelism().map_or(1, NonZero::get);
         let started = (0..count).filter(|_| start_one(queue.clone())).count();
         if started == 0 {
@@ -43,19 +47,18 @@ impl HashThreads {
         Self { jobs }
     }
 
-    /// Gives `batch` to the next free thread. Every pipeline has at most one batch here, so the queue is no
-    /// longer than there are transfers.
+    /// Gives `batch` to the next free thread.
     fn submit(&self, hasher: Hasher, batch: Pieces) -> oneshot::Receiver<Hasher> {
         let (done, result) = oneshot::channel();
         // Without a thread the job is dropped, and whoever waits for it is told.
-        let _abandoned = self.jobs.send(Job { hasher, batch, done });
+        let _abandoned = self.jobs.send(Box::new(Job { hasher, batch, done }));
         result
     }
 }
 
-fn start_one(queue: Receiver<Job>) -> bool {
+fn start_one(queue: Receiver<Box<Job>>) -> bool {
     let thread = thread::Builder::new().name("hash".into());
-    thread.spawn(move || queue.iter().for_each(Job::run)).is_ok()
+    thread.spawn(move || queue.iter().for_each(|job| job.run())).is_ok()
 }
 
 impl Job {
