@@ -18,6 +18,7 @@ import time
 # Debian's own parts. Their versions are pinned by the release (Debian 12).
 DEBIAN_PROGRAMS = {
     "gcc": "gcc",
+    "make": "make",
     "docker.io": "dockerd",
     "containerd": "containerd",
     "runc": "runc",
