@@ -31,6 +31,7 @@ pub struct Directory {
     root: PathBuf,
     budget: ByteBudget,
     buffers: read::Buffers,
+    early_sync: write::EarlySync,
 }
 
 impl Directory {
@@ -40,7 +41,8 @@ impl Directory {
     /// # Errors
     /// [`Error::Failed`] if the directory cannot be made.
     pub fn open(root: PathBuf, budget: ByteBudget) -> Result<Self, Error> {
-        let directory = Self { root, budget, buffers: read::Buffers::new() };
+        let (buffers, early_sync) = (read::Buffers::new(), write::EarlySync::new());
+        let directory = Self { root, budget, buffers, early_sync };
         let temporary = directory.temporary_folder();
         folder::ensure(&temporary).map_err(|error| {
             let named = io::Error::new(error.kind(), format!("{}: {error}", temporary.display()));
@@ -92,7 +94,7 @@ impl Storage for Directory {
             path: self.path(key),
             durability: options.durability,
         };
-        let writer = write::FileWriter::new(target, self.budget.clone());
+        let writer = write::FileWriter::new(target, self.budget.clone(), self.early_sync.clone());
         Ok(Box::new(writer))
     }
 

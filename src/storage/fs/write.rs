@@ -12,7 +12,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use tokio::task::JoinHandle;
+use tokio::{sync::Semaphore, task::JoinHandle};
 
 use super::super::{Durability, Error, Key, Writer};
 use super::{blocking, failed, folder};
@@ -35,6 +35,17 @@ const CALL_BYTES: usize = 32 << 10;
 /// After so many bytes the disk begins to be given what was written, so that little is left to wait for at
 /// the end.
 const SYNC_BYTES: u64 = 32 << 20;
+
+/// The turn to have the disk take bytes early. Measured with 32 writers of 1 GiB: one at a time is as good as
+/// none, all at once cost a third of the throughput.
+#[derive(Clone, Debug)]
+pub(super) struct EarlySync(Arc<Semaphore>);
+
+impl EarlySync {
+    pub(super) fn new() -> Self {
+        Self(Arc::new(Semaphore::new(1)))
+    }
+}
 
 /// What is to be written, and where.
 #[derive(Debug)]
@@ -60,11 +71,12 @@ pub(super) struct FileWriter {
     /// Bytes that were written since the disk was last asked to take them.
     unsynced_bytes: u64,
     syncing: Option<JoinHandle<()>>,
+    early_sync: EarlySync,
     budget: ByteBudget,
 }
 
 impl FileWriter {
-    pub(super) fn new(target: Target, budget: ByteBudget) -> Self {
+    pub(super) fn new(target: Target, budget: ByteBudget, early_sync: EarlySync) -> Self {
         let Target { key, temporary, path, durability } = target;
         Self {
             key,
@@ -77,6 +89,7 @@ impl FileWriter {
             writing: None,
             unsynced_bytes: 0,
             syncing: None,
+            early_sync,
             budget,
         }
     }
@@ -104,15 +117,19 @@ impl FileWriter {
         result.map_err(|error| failed("write", &self.key, error))
     }
 
-    /// Has the disk take what was written, while more of it comes.
+    /// Has the disk take what was written, while more of it comes, unless it is doing that for another.
     fn sync_behind(&mut self) {
         let is_syncing = self.syncing.as_ref().is_some_and(|syncing| !syncing.is_finished());
         if self.unsynced_bytes < SYNC_BYTES || is_syncing {
             return;
         }
+        let Ok(turn) = Arc::clone(&self.early_sync.0).try_acquire_owned() else { return };
         self.unsynced_bytes = 0;
         let temporary = Arc::clone(&self.temporary);
-        self.syncing = Some(tokio::task::spawn_blocking(move || temporary.sync_behind()));
+        self.syncing = Some(tokio::task::spawn_blocking(move || {
+            temporary.sync_behind();
+            drop(turn);
+        }));
     }
 }
 
