@@ -267,6 +267,7 @@ def millpond_config(server, storage):
     return {
         "api": {"listen": f"{HOST}:{server.port}", "admin": f"{HOST}:{free_port()}"},
         "storage": storage.millpond(),
+        "upstreams": [],
         "log": {"level": "error", "access": False},
     }
 

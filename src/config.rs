@@ -8,7 +8,7 @@ use std::{
 use crate::{
     api, registry,
     runtime::{ByteSize, Environment, Section, Settings, SettingsError},
-    storage, telemetry,
+    storage, telemetry, upstream,
 };
 
 /// Memory for all buffers of transfers.
@@ -32,6 +32,8 @@ pub struct Config {
     pub registry: registry::Config,
     /// Section `memory`.
     pub memory: MemoryConfig,
+    /// List `upstreams`.
+    pub upstreams: upstream::Config,
 }
 
 /// Limits on memory, section `memory`.
@@ -101,9 +103,29 @@ impl Config {
             storage: storage::Config::read(&mut root.section("storage")),
             registry: registry::Config::read(&mut root.section("registry")),
             memory: MemoryConfig::read(&mut root.section("memory")),
+            upstreams: upstream::Config::read(&mut root),
         };
+        config.check_listeners(&root);
         drop(root);
         Ok(Loaded { config, effective: settings.finish()? })
+    }
+}
+
+impl Config {
+    /// Listeners for an upstream are under the same rule as those of the registry.
+    fn check_listeners(&self, root: &Section<'_>) {
+        // Which is the safe default, and the only one that forbids anything.
+        if self.api.anonymous != Default::default() {
+            return;
+        }
+        for (number, upstream) in self.upstreams.upstreams.iter().enumerate() {
+            for address in upstream.listen.iter().filter(|address| !address.ip().is_loopback()) {
+                let message = "other machines can reach this address and nobody has to log in; listen \
+                               on loopback, or accept it with api.anonymous: anywhere";
+                let key = format!("upstreams.{number}.listen");
+                root.problem(&key, Some(address.to_string()), message);
+            }
+        }
     }
 }
 

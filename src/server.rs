@@ -3,14 +3,15 @@
 //! Start: storage, registry, listeners bound, background work, ready. Stop: not ready, no new connections,
 //! the requests under way end within the grace period, then the rest.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{collections::BTreeMap, io, net::SocketAddr, sync::Arc};
 
 use crate::{
-    api::{Admin, Api, Listener, Readiness},
+    api::{Admin, Api, Face, Listener, Readiness},
     config::Config,
     registry::{self, Registry},
     runtime::{ByteBudget, Shutdown, Tasks},
     storage::{self, Metered, SharedStorage},
+    upstream::{self, Upstreams},
 };
 
 /// A daemon whose sockets are bound.
@@ -18,11 +19,10 @@ use crate::{
 pub struct Server {
     config: Config,
     driver: storage::Driver,
-    api: Arc<Api>,
     admin: Arc<Admin>,
     readiness: Arc<Readiness>,
     registry: Arc<Registry>,
-    listeners: Vec<Listener>,
+    listeners: Vec<(Listener, Arc<Face>)>,
     admin_listener: Listener,
     tasks: Tasks,
     shutdown: Shutdown,
@@ -34,6 +34,9 @@ pub enum Error {
     /// The storage cannot be opened.
     #[error("the storage cannot be opened: {0}")]
     Storage(#[from] storage::Error),
+    /// The other registries cannot be set up.
+    #[error("the upstreams cannot be used: {0}")]
+    Upstreams(#[from] upstream::SetupError),
     /// An address cannot be bound.
     #[error("{address} cannot be listened on: {source}")]
     Bind {
@@ -58,21 +61,24 @@ impl Server {
         let driver = storage::Driver::open(&config.storage, budget).await?;
         let shared: SharedStorage = Arc::new(Metered::new(driver.shared(), &metrics));
         tracing::info!(storage = %shared, "storage is open");
-        let registry = Registry::new(config.registry.clone(), Arc::clone(&shared), &tasks);
+        let upstreams = Upstreams::new(&config.upstreams, &metrics)?;
+        let registry = Registry::new(
+            config.registry.clone(),
+            Arc::clone(&shared),
+            upstreams,
+            (&tasks, &metrics),
+        );
         registry::register_metrics(&registry, &metrics);
-        let api = Api::new(Arc::clone(&registry), config.api.clone(), tasks.clone(), &metrics);
+        let settings = (config.api.clone(), hosts(&config));
+        let api = Arc::new(Api::new(Arc::clone(&registry), settings, tasks.clone(), &metrics));
         let readiness = Arc::new(Readiness::new(shared, shutdown.clone()));
         let admin = Admin::new(Arc::clone(&readiness), metrics);
-        let mut listeners = Vec::new();
-        for address in &config.api.listen {
-            listeners.push(bind(*address, &config).await?);
-        }
+        let listeners = bind_all(&config, &api).await?;
         let admin_listener = bind(config.api.admin, &config).await?;
-        let (api, admin) = (Arc::new(api), Arc::new(admin));
+        let admin = Arc::new(admin);
         Ok(Self {
             config,
             driver,
-            api,
             admin,
             readiness,
             registry,
@@ -83,12 +89,12 @@ impl Server {
         })
     }
 
-    /// Where the registry is served.
+    /// Where the registry is served, and then where mirrors of a single registry are.
     ///
     /// # Errors
     /// If the system does not tell.
     pub fn addresses(&self) -> io::Result<Vec<SocketAddr>> {
-        self.listeners.iter().map(Listener::address).collect()
+        self.listeners.iter().map(|(listener, _)| listener.address()).collect()
     }
 
     /// Where health and metrics are served.
@@ -102,10 +108,13 @@ impl Server {
     /// Serves until the shutdown given to [`Server::bind`] begins, and then until every request is answered
     /// or the grace period is over. Returns how many requests had to be cut off.
     pub async fn run(self) -> usize {
-        let Self { config, driver, api, admin, readiness, registry, tasks, shutdown, .. } = self;
-        for listener in self.listeners {
-            announce(&listener, "the registry is served here");
-            let serve = listener.serve(Arc::clone(&api), tasks.clone(), shutdown.clone());
+        let Self { config, driver, admin, readiness, registry, tasks, shutdown, .. } = self;
+        for (listener, face) in self.listeners {
+            match face.namespace() {
+                None => announce(&listener, "the registry is served here"),
+                Some(namespace) => announce(&listener, &format!("{namespace} is mirrored here")),
+            }
+            let serve = listener.serve(face, tasks.clone(), shutdown.clone());
             tasks.spawn("listener", serve);
         }
         announce(&self.admin_listener, "health and metrics are served here");
@@ -118,7 +127,7 @@ impl Server {
         shutdown.begun().await;
         tracing::info!("stopping: no new connections, waiting for the requests under way");
         // The registry's own tasks end when nobody holds it any more.
-        drop((api, registry));
+        drop(registry);
         let grace = config.api.drain_timeout;
         let cut_off = tasks.finish(grace).await;
         driver.finish(grace).await;
@@ -131,7 +140,7 @@ impl Server {
 /// How long the last answers of the admin listener may take.
 const ADMIN_GRACE: std::time::Duration = std::time::Duration::from_secs(1);
 
-fn announce(listener: &Listener, what: &'static str) {
+fn announce(listener: &Listener, what: &str) {
     if let Ok(address) = listener.address() {
         tracing::info!(%address, "{what}");
     }
@@ -140,4 +149,27 @@ fn announce(listener: &Listener, what: &'static str) {
 async fn bind(address: SocketAddr, config: &Config) -> Result<Listener, Error> {
     let listener = Listener::bind(address, config.api.limits).await;
     listener.map_err(|source| Error::Bind { address, source })
+}
+
+/// A listener for the registry and one for each mirror of a single registry.
+async fn bind_all(config: &Config, api: &Arc<Api>) -> Result<Vec<(Listener, Arc<Face>)>, Error> {
+    let mut listeners = Vec::new();
+    for address in &config.api.listen {
+        listeners.push((bind(*address, config).await?, Face::of(Arc::clone(api))));
+    }
+    for upstream in &config.upstreams.upstreams {
+        for address in &upstream.listen {
+            let face = Face::mirroring(Arc::clone(api), upstream.name.clone());
+            listeners.push((bind(*address, config).await?, face));
+        }
+    }
+    Ok(listeners)
+}
+
+/// The hosts that stand for a single registry.
+fn hosts(config: &Config) -> BTreeMap<String, String> {
+    let upstreams = config.upstreams.upstreams.iter();
+    let hosts =
+        upstreams.flat_map(|upstream| upstream.hosts.iter().map(|host| (host, &upstream.name)));
+    hosts.map(|(host, name)| (host.to_ascii_lowercase(), name.clone())).collect()
 }

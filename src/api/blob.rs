@@ -23,7 +23,7 @@ pub(super) async fn head(
     name: RepositoryName,
     (digest, call): (&Digest, &Call),
 ) -> Answer {
-    let size_bytes = api.registry.repository(name).stat_blob(digest).await?;
+    let size_bytes = call.place(api, &name)?.stat_blob(digest).await?;
     if is_fresh(&call.headers, digest) {
         return Ok(not_modified(digest));
     }
@@ -39,19 +39,22 @@ pub(super) async fn get(
     name: RepositoryName,
     (digest, call): (&Digest, &Call),
 ) -> Answer {
-    let repository = api.registry.repository(name);
+    let place = call.place(api, &name)?;
     if is_fresh(&call.headers, digest) {
-        repository.stat_blob(digest).await?;
+        place.stat_blob(digest).await?;
         return Ok(not_modified(digest));
     }
-    let mut response =
-        range::respond(&repository, digest, range::wanted(&call.headers, digest)).await?;
+    let mut response = range::respond(&place, digest, range::wanted(&call.headers, digest)).await?;
     describe(response.headers_mut(), digest);
     Ok(response)
 }
 
-pub(super) async fn delete(api: &Api, name: RepositoryName, digest: Digest) -> Answer {
-    let repository = api.registry.repository(name);
+pub(super) async fn delete(
+    api: &Api,
+    name: RepositoryName,
+    (digest, call): (Digest, &Call),
+) -> Answer {
+    let repository = call.hosted(api, &name)?;
     let delete = async move { repository.delete_blob(&digest).await };
     let deleted = api.tasks.detached("delete blob", delete).await?;
     deleted.map_err(|error| Error::deleting(error, "GET, HEAD"))?;

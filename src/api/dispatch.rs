@@ -13,19 +13,51 @@ use super::{
 /// Header by which docker clients know a version 2 registry.
 static API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 
+/// Header that says which registry was answered for (distribution-spec, "Registry Proxying").
+static NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
+
 /// What a handler makes of a request.
 pub(super) type Answer = Result<Response<Body>, Error>;
 
-impl Service for Api {
+/// The API as one listener serves it.
+#[derive(Debug)]
+pub struct Face {
+    api: Arc<Api>,
+    /// The other registry that every name means here.
+    namespace: Option<String>,
+}
+
+impl Face {
+    /// Names mean hosted repositories, or mirrored ones by their first component.
+    #[must_use]
+    pub fn of(api: Arc<Api>) -> Arc<Self> {
+        Arc::new(Self { api, namespace: None })
+    }
+
+    /// The other registry that every name means here, if there is one.
+    #[must_use]
+    pub fn namespace(&self) -> Option<&str> {
+        self.namespace.as_deref()
+    }
+
+    /// Every name is one of the other registry `namespace`, as docker daemons expect of a mirror.
+    #[must_use]
+    pub fn mirroring(api: Arc<Api>, namespace: String) -> Arc<Self> {
+        Arc::new(Self { api, namespace: Some(namespace) })
+    }
+}
+
+impl Service for Face {
     /// Answers one request to the registry.
     async fn call(self: Arc<Self>, peer: SocketAddr, request: Request<Incoming>) -> Response<Body> {
+        let api = &self.api;
         let mut record = AccessRecord::begin(peer, &request);
-        let in_flight = self.metrics.begin();
-        let answer = self.route(peer, request, &mut record).await;
+        let in_flight = api.metrics.begin();
+        let answer = api.route((peer, self.namespace.as_deref()), request, &mut record).await;
         let mut response = answer.unwrap_or_else(Error::into_response);
         let headers = response.headers_mut();
         headers.insert(&API_VERSION, HeaderValue::from_static("registry/2.0"));
-        for (name, value) in &self.config.headers {
+        for (name, value) in &api.config.headers {
             headers.insert(name, value.clone());
         }
         record.answered(response.status(), in_flight);
@@ -37,7 +69,7 @@ impl Service for Api {
 impl Api {
     async fn route(
         &self,
-        peer: SocketAddr,
+        (peer, namespace): (SocketAddr, Option<&str>),
         request: Request<Incoming>,
         record: &mut AccessRecord,
     ) -> Answer {
@@ -48,8 +80,13 @@ impl Api {
         }
         let route = Route::parse(path)?;
         record.routed(route.name());
-        let call = Call::new(self, peer, request);
-        self.dispatch(route, call).await
+        let call = Call::new(self, (peer, namespace), request);
+        let asked = call.parameter("ns").and_then(|asked| HeaderValue::from_str(asked).ok());
+        let mut response = self.dispatch(route, call).await?;
+        if let Some(asked) = asked {
+            response.headers_mut().insert(&NAMESPACE, asked);
+        }
+        Ok(response)
     }
 
     async fn dispatch(&self, route: Route, call: Call) -> Answer {
@@ -66,7 +103,7 @@ impl Api {
                 manifest::put(self, name, reference, call).await
             }
             (Route::Manifest(name, reference), Method::DELETE) => {
-                manifest::delete(self, name, reference).await
+                manifest::delete(self, name, (reference, &call)).await
             }
             (Route::Blob(name, digest), Method::GET) => {
                 blob::get(self, name, (&digest, &call)).await
@@ -74,7 +111,9 @@ impl Api {
             (Route::Blob(name, digest), Method::HEAD) => {
                 blob::head(self, name, (&digest, &call)).await
             }
-            (Route::Blob(name, digest), Method::DELETE) => blob::delete(self, name, digest).await,
+            (Route::Blob(name, digest), Method::DELETE) => {
+                blob::delete(self, name, (digest, &call)).await
+            }
             (Route::Uploads(name), Method::POST) => upload::begin(self, name, call).await,
             (Route::Upload(name, position), Method::GET | Method::HEAD) => {
                 upload::status(self, name, (position, &call)).await
@@ -86,7 +125,7 @@ impl Api {
                 upload::finish(self, name, position, call).await
             }
             (Route::Upload(name, position), Method::DELETE) => {
-                upload::cancel(self, name, position).await
+                upload::cancel(self, name, (position, &call)).await
             }
             (Route::Referrers(name, digest), Method::GET | Method::HEAD) => {
                 referrers::list(self, name, (&digest, &call)).await

@@ -4,6 +4,7 @@ use http::{HeaderValue, Response, StatusCode, header};
 
 use super::{body::Body, route::InvalidRoute};
 use crate::{
+    content,
     oci::{
         ErrorBody, ErrorCode, InvalidChunkRange, InvalidDigest, InvalidName, InvalidReference,
         InvalidTag,
@@ -11,6 +12,7 @@ use crate::{
     registry,
     runtime::{Abandoned, BodyError, ByteSize},
     storage::{self, Fault},
+    upstream,
 };
 
 /// After how many seconds a client should try again while the storage is in trouble.
@@ -96,11 +98,17 @@ impl Error {
     /// The answer to send. Failures of the server are logged here, and only here; their text stays inside.
     pub(super) fn into_response(self) -> Response<Body> {
         let Answer { status, code } = self.answer();
-        let message = if status.is_server_error() {
-            tracing::error!(error = %Chain(&self), status = status.as_u16(), "a request failed");
-            public_message(status).to_owned()
-        } else {
-            self.to_string()
+        let message = match (status.is_server_error(), self.upstream()) {
+            (true, None) => {
+                tracing::error!(error = %Chain(&self), status = status.as_u16(), "a request failed");
+                public_message(status).to_owned()
+            }
+            // Not our fault, and for the client to know.
+            (true, Some(upstream)) => {
+                tracing::warn!(error = %Chain(&self), status = status.as_u16(), "a request failed");
+                upstream.to_string()
+            }
+            (false, _) => self.to_string(),
         };
         let body = ErrorBody::new(code, message, self.detail()).to_json();
         let mut response = Response::new(Body::full(body));
@@ -109,6 +117,10 @@ impl Error {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, RETRY_AFTER_SECONDS.into());
+        }
+        if let Some(upstream::Error::RateLimited { retry_after: Some(time), .. }) = self.upstream()
+        {
+            headers.insert(header::RETRY_AFTER, time.as_secs().max(1).into());
         }
         match self {
             Self::Method { allowed } | Self::DeleteDisabled { allowed } => {
@@ -121,6 +133,19 @@ impl Error {
             _ => {}
         }
         response
+    }
+
+    /// What another registry did to cause this, if one did.
+    fn upstream(&self) -> Option<&upstream::Error> {
+        let Self::Registry(error) = self else { return None };
+        match original(error) {
+            registry::Error::Upstream(error) => Some(error),
+            registry::Error::Fetch(error) => match original_fetch(error) {
+                content::Error::Upstream(error) => Some(error),
+                _ => None,
+            },
+            _ => None,
+        }
     }
 
     fn detail(&self) -> Option<serde_json::Value> {
@@ -164,9 +189,29 @@ fn body_answer(error: &BodyError) -> Answer {
     }
 }
 
+/// The error itself, where several were waiting for it.
+fn original(error: &registry::Error) -> &registry::Error {
+    match error {
+        registry::Error::Shared(inner) => original(inner),
+        other => other,
+    }
+}
+
+fn original_fetch(error: &content::Error) -> &content::Error {
+    match error {
+        content::Error::Fill(inner) => original_fetch(inner),
+        other => other,
+    }
+}
+
 fn registry_answer(error: &registry::Error) -> Answer {
     use registry::Error as E;
     match error {
+        E::NamespaceUnknown { .. } => answer(StatusCode::NOT_FOUND, ErrorCode::NameUnknown),
+        E::ReadOnlyMirror { .. } => answer(StatusCode::FORBIDDEN, ErrorCode::Denied),
+        E::Upstream(error) => upstream_answer(error),
+        E::Fetch(error) => fetch_answer(error),
+        E::Shared(error) => registry_answer(error),
         E::NameUnknown { .. } => answer(StatusCode::NOT_FOUND, ErrorCode::NameUnknown),
         E::BlobUnknown { .. } => answer(StatusCode::NOT_FOUND, ErrorCode::BlobUnknown),
         E::RangeOutside { .. } => {
@@ -192,6 +237,48 @@ fn registry_answer(error: &registry::Error) -> Answer {
     }
 }
 
+/// A status that says what happened, and lets every client go on to the registry itself.
+fn upstream_answer(error: &upstream::Error) -> Answer {
+    use upstream::Error as E;
+    match error {
+        E::NotFound { .. } | E::Refused { .. } => {
+            answer(StatusCode::NOT_FOUND, ErrorCode::NameUnknown)
+        }
+        E::Denied { .. } => answer(StatusCode::FORBIDDEN, ErrorCode::Denied),
+        E::RateLimited { .. } => answer(StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyRequests),
+        E::Busy { .. } => answer(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable),
+        E::Timeout { .. } | E::Stalled { .. } => {
+            answer(StatusCode::GATEWAY_TIMEOUT, ErrorCode::Unavailable)
+        }
+        E::Status { .. }
+        | E::Interrupted { .. }
+        | E::Connect { .. }
+        | E::Tls { .. }
+        | E::Protocol { .. }
+        | E::TooLarge { .. }
+        | E::Realm { .. }
+        | E::Credentials { .. } => answer(StatusCode::BAD_GATEWAY, ErrorCode::Unavailable),
+    }
+}
+
+fn fetch_answer(error: &content::Error) -> Answer {
+    use content::Error as E;
+    match error {
+        E::Unknown { .. } => answer(StatusCode::NOT_FOUND, ErrorCode::BlobUnknown),
+        E::RangeOutside { .. } => {
+            answer(StatusCode::RANGE_NOT_SATISFIABLE, ErrorCode::RangeInvalid)
+        }
+        E::Mismatch { .. } | E::LengthMismatch { .. } | E::Truncated { .. } => {
+            answer(StatusCode::BAD_GATEWAY, ErrorCode::DigestInvalid)
+        }
+        E::Upstream(error) => upstream_answer(error),
+        E::Fill(inner) => fetch_answer(inner),
+        E::Body(error) => body_answer(error),
+        E::Abandoned(Abandoned) => unexpected(),
+        E::Storage(error) => storage_answer(error),
+    }
+}
+
 fn storage_answer(error: &storage::Error) -> Answer {
     match error {
         // Every miss that a client may see has a meaning of its own above; this one is ours.
@@ -211,6 +298,9 @@ fn public_message(status: StatusCode) -> &'static str {
         StatusCode::INSUFFICIENT_STORAGE => "the registry's storage has no room left",
         StatusCode::SERVICE_UNAVAILABLE => {
             "the registry's storage does not answer; try again later"
+        }
+        StatusCode::BAD_GATEWAY => {
+            "the other registry sends something else than it should; its own address may do better"
         }
         _ => "the registry failed unexpectedly; its log says why",
     }

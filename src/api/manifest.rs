@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     oci::{Reference, RepositoryName, Tag},
-    registry::StoredManifest,
+    registry::{Freshness, ServedManifest, StoredManifest},
     runtime::BodyError,
 };
 
@@ -29,20 +29,35 @@ pub(super) async fn get(
     name: RepositoryName,
     (reference, call): (&Reference, &Call),
 ) -> Answer {
-    let stored = api.registry.repository(name).manifest(reference).await?;
+    let ServedManifest { stored, freshness } = call.place(api, &name)?.manifest(reference).await?;
     let digest = match reference {
         Reference::Digest(digest) => *digest,
         Reference::Tag(_) => stored.digest,
     };
     if is_fresh(&call.headers, &digest) {
-        return Ok(not_modified(&digest));
+        let mut response = not_modified(&digest);
+        warn_if_stale(response.headers_mut(), freshness);
+        return Ok(response);
     }
     let mut response = Response::new(Body::full(stored.bytes.clone()));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, media_type(&stored));
     headers.insert(header::CONTENT_LENGTH, stored.bytes.len().into());
     identify(headers, &digest);
+    warn_if_stale(headers, freshness);
     Ok(response)
+}
+
+/// Says that the answer is not fresh (RFC 7234, section 5.5.1; withdrawn in RFC 9111, and still what people
+/// and tools look for).
+pub(super) fn warn_if_stale(headers: &mut HeaderMap, freshness: Freshness) {
+    match freshness {
+        Freshness::Current => {}
+        Freshness::Stale => {
+            let warning = HeaderValue::from_static("110 - \"Response is Stale\"");
+            headers.insert(header::WARNING, warning);
+        }
+    }
 }
 
 fn media_type(stored: &StoredManifest) -> HeaderValue {
@@ -55,6 +70,7 @@ pub(super) async fn put(
     reference: Reference,
     call: Call,
 ) -> Answer {
+    let repository = call.hosted(api, &name)?;
     let tags = call.parameters("tag").map(str::parse).collect::<Result<Vec<Tag>, _>>()?;
     if tags.len() > TAGS_MAX {
         return Err(Error::TooManyTags { limit: TAGS_MAX });
@@ -69,7 +85,6 @@ pub(super) async fn put(
         Err(BodyError::TooLarge { .. }) => return Err(Error::ManifestTooLarge { limit }),
         other => other.map_err(Error::Body)?,
     };
-    let repository = api.registry.repository(name.clone());
     let accepted_tags = tags.clone();
     let put =
         async move { repository.put_manifest(&reference, &tags, (&content_type, bytes)).await };
@@ -92,8 +107,12 @@ fn acknowledge(headers: &mut HeaderMap, stored: &StoredManifest, tags: &[Tag]) {
     }
 }
 
-pub(super) async fn delete(api: &Api, name: RepositoryName, reference: Reference) -> Answer {
-    let repository = api.registry.repository(name);
+pub(super) async fn delete(
+    api: &Api,
+    name: RepositoryName,
+    (reference, call): (Reference, &Call),
+) -> Answer {
+    let repository = call.hosted(api, &name)?;
     let delete = async move { repository.delete_manifest(&reference).await };
     let deleted = api.tasks.detached("delete manifest", delete).await?;
     deleted.map_err(|error| Error::deleting(error, "GET, HEAD, PUT"))?;

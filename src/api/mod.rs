@@ -22,11 +22,14 @@ mod stall;
 mod tags;
 mod upload;
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
+
+use http::{header, request::Parts};
 
 pub use admin::{Admin, Readiness};
 pub use body::Body;
 pub use config::Config;
+pub use dispatch::Face;
 pub use listener::{Limits, Listener, Service};
 
 use crate::{registry::Registry, runtime::Tasks};
@@ -39,17 +42,32 @@ pub struct Api {
     config: Config,
     metrics: HttpMetrics,
     tasks: Tasks,
+    /// Which other registry every name means that is asked of a host.
+    hosts: BTreeMap<String, String>,
 }
 
 impl Api {
-    /// The API of `registry`. Changes run detached in `tasks`; metrics are registered in `metrics`.
+    /// The API of `registry`. Changes run detached in `tasks`; metrics are registered in `metrics`. A request
+    /// to a host among `hosts`, without port, means the other registry named there.
     #[must_use]
     pub fn new(
         registry: Arc<Registry>,
-        config: Config,
+        (config, hosts): (Config, BTreeMap<String, String>),
         tasks: Tasks,
         metrics: &prometheus::Registry,
     ) -> Self {
-        Self { registry, config, metrics: HttpMetrics::new(metrics), tasks }
+        Self { registry, config, metrics: HttpMetrics::new(metrics), tasks, hosts }
+    }
+
+    fn namespace_of_host(&self, request: &Parts) -> Option<String> {
+        if self.hosts.is_empty() {
+            return None;
+        }
+        let host = request.headers.get(header::HOST).and_then(|value| value.to_str().ok());
+        let authority = match request.uri.authority() {
+            Some(authority) => authority.clone(),
+            None => host?.parse().ok()?,
+        };
+        self.hosts.get(&authority.host().to_ascii_lowercase()).cloned()
     }
 }

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     oci::{ByteRange, Digest, RangeHeader},
-    registry::{self, Repository},
+    registry::{self, Place},
     storage::ObjectStream,
 };
 
@@ -42,32 +42,28 @@ pub(super) fn wanted(headers: &HeaderMap, digest: &Digest) -> Wanted {
 }
 
 pub(super) async fn respond(
-    repository: &Repository,
+    place: &Place,
     digest: &Digest,
     wanted: Wanted,
 ) -> Result<Response<Body>, Error> {
     match wanted {
-        Wanted::Everything => whole(repository, digest).await,
-        Wanted::One(range) => one(repository, digest, range).await,
-        Wanted::Several(ranges) => several(repository, digest, &ranges).await,
+        Wanted::Everything => whole(place, digest).await,
+        Wanted::One(range) => one(place, digest, range).await,
+        Wanted::Several(ranges) => several(place, digest, &ranges).await,
         Wanted::Nothing => {
-            let size_bytes = repository.stat_blob(digest).await?;
+            let size_bytes = place.stat_blob(digest).await?;
             Err(registry::Error::RangeOutside { digest: *digest, size_bytes }.into())
         }
     }
 }
 
-async fn whole(repository: &Repository, digest: &Digest) -> Result<Response<Body>, Error> {
-    let content = repository.open_blob(digest, None).await?;
+async fn whole(place: &Place, digest: &Digest) -> Result<Response<Body>, Error> {
+    let content = place.open_blob(digest, None).await?;
     Ok(Response::new(Body::stream(content.stream, content.size_bytes)))
 }
 
-async fn one(
-    repository: &Repository,
-    digest: &Digest,
-    range: ByteRange,
-) -> Result<Response<Body>, Error> {
-    let content = repository.open_blob(digest, Some(range)).await?;
+async fn one(place: &Place, digest: &Digest, range: ByteRange) -> Result<Response<Body>, Error> {
+    let content = place.open_blob(digest, Some(range)).await?;
     let (range, total) = (content.range, content.size_bytes);
     let mut response = Response::new(Body::stream(content.stream, range.end - range.start));
     *response.status_mut() = StatusCode::PARTIAL_CONTENT;
@@ -82,18 +78,18 @@ fn content_range(range: &std::ops::Range<u64>, total: u64) -> String {
 
 /// Several ranges in one `multipart/byteranges` body. Each is opened when its turn comes.
 async fn several(
-    repository: &Repository,
+    place: &Place,
     digest: &Digest,
     ranges: &[ByteRange],
 ) -> Result<Response<Body>, Error> {
-    let total = repository.stat_blob(digest).await?;
+    let total = place.stat_blob(digest).await?;
     let ranges: Vec<_> = ranges.iter().filter_map(|range| range.resolve(total)).collect();
     if ranges.is_empty() {
         return Err(registry::Error::RangeOutside { digest: *digest, size_bytes: total }.into());
     }
     // Overlapping ranges that add up to more than everything: everything is less work for both.
     if ranges.iter().map(|range| range.end - range.start).sum::<u64>() > total {
-        return whole(repository, digest).await;
+        return whole(place, digest).await;
     }
     let boundary = format!("{:032x}", fastrand::u128(..));
     let parts: Vec<_> = ranges.iter().map(|range| part_header(&boundary, range, total)).collect();
@@ -101,9 +97,9 @@ async fn several(
     let length = parts.iter().map(|part| part.len() as u64).sum::<u64>()
         + ranges.iter().map(|range| range.end - range.start).sum::<u64>()
         + end.len() as u64;
-    let (repository, digest) = (repository.clone(), *digest);
+    let (place, digest) = (place.clone(), *digest);
     let bodies = stream::iter(parts.into_iter().zip(ranges)).flat_map(move |(part, range)| {
-        let bytes = part_bytes(repository.clone(), digest, range);
+        let bytes = part_bytes(place.clone(), digest, range);
         stream::iter([text(part), bytes])
     });
     let body = Body::stream(chain(bodies.chain(stream::once(async { text(end) }))), length);
@@ -126,10 +122,10 @@ fn text(bytes: Bytes) -> ObjectStream {
     stream::once(async { Ok(bytes) }).boxed()
 }
 
-fn part_bytes(repository: Repository, digest: Digest, range: std::ops::Range<u64>) -> ObjectStream {
+fn part_bytes(place: Place, digest: Digest, range: std::ops::Range<u64>) -> ObjectStream {
     let range = ByteRange::Bounded { start: range.start, end: range.end };
     let opened = async move {
-        match repository.open_blob(&digest, Some(range)).await {
+        match place.open_blob(&digest, Some(range)).await {
             Ok(content) => content.stream,
             // The headers are out: all that is left is to cut the connection.
             Err(error) => stream::once(std::future::ready(Err(cut_short(&digest, error)))).boxed(),

@@ -5,6 +5,7 @@ use http::{HeaderName, HeaderValue};
 use super::{
     Api,
     dispatch::{Answer, json_response},
+    manifest::warn_if_stale,
     request::Call,
     tags::link_next,
 };
@@ -23,8 +24,8 @@ pub(super) async fn list(
     let artifact_type = call.parameter("artifactType");
     let limit = call.page_size()?.unwrap_or(PAGE_MAX).min(PAGE_MAX);
     let last = call.digest_parameter("last")?;
-    let page =
-        api.registry.repository(name).referrers(digest, artifact_type, (last, limit)).await?;
+    let place = call.place(api, &name)?;
+    let (page, freshness) = place.referrers(digest, artifact_type, (last, limit)).await?;
     let last = page.descriptors.last().map(|descriptor| descriptor.digest.to_string());
     let index = serde_json::json!({
         "schemaVersion": 2,
@@ -32,12 +33,14 @@ pub(super) async fn list(
         "manifests": page.descriptors,
     });
     let mut response = json_response(index.to_string(), MediaType::OciIndex.name());
+    warn_if_stale(response.headers_mut(), freshness);
     if artifact_type.is_some() {
         response.headers_mut().insert(&FILTERS_APPLIED, HeaderValue::from_static("artifactType"));
     }
     if let (true, Some(last)) = (page.more, last) {
         let limit = limit.to_string();
         let mut parameters = vec![("last", last.as_str()), ("n", limit.as_str())];
+        parameters.extend(call.parameter("ns").map(|namespace| ("ns", namespace)));
         parameters.extend(artifact_type.map(|wanted| ("artifactType", wanted)));
         link_next(&mut response, &call.path, &parameters);
     }

@@ -8,7 +8,8 @@ use percent_encoding::percent_decode_str;
 
 use super::{Api, body::RequestBody, error::Error, location::Locations};
 use crate::{
-    oci::{Digest, InvalidDigest},
+    oci::{Digest, InvalidDigest, RepositoryName},
+    registry::{Place, Repository},
     runtime::BodyStream,
 };
 
@@ -18,24 +19,47 @@ pub(super) struct Call {
     pub(super) path: String,
     pub(super) headers: HeaderMap,
     pub(super) locations: Locations,
+    /// The other registry that the client means, if it says so or came where only one can be meant.
+    namespace: Option<String>,
     query: Vec<(String, String)>,
     body: RequestBody,
     body_timeout: Duration,
 }
 
 impl Call {
-    pub(super) fn new(api: &Api, peer: SocketAddr, request: Request<Incoming>) -> Self {
+    /// `namespace` is the other registry that every name means where the request came in.
+    pub(super) fn new(
+        api: &Api,
+        (peer, namespace): (SocketAddr, Option<&str>),
+        request: Request<Incoming>,
+    ) -> Self {
         let (parts, incoming) = request.into_parts();
+        let query = parse_query(parts.uri.query().unwrap_or_default());
+        let namespace = match query.iter().find(|(name, _)| name == "ns") {
+            Some((_, asked)) => Some(asked.clone()),
+            None => namespace.map(str::to_owned).or_else(|| api.namespace_of_host(&parts)),
+        };
         let locations = Locations::of(&api.config, peer, &parts);
         Self {
             method: parts.method,
             path: parts.uri.path().to_owned(),
-            query: parse_query(parts.uri.query().unwrap_or_default()),
+            namespace,
+            query,
             headers: parts.headers,
             locations,
             body: RequestBody::new(incoming, api.tasks.clone()),
             body_timeout: api.config.body_timeout,
         }
+    }
+
+    /// Where a name leads, for reading.
+    pub(super) fn place(&self, api: &Api, name: &RepositoryName) -> Result<Place, Error> {
+        Ok(api.registry.place(self.namespace.as_deref(), name)?)
+    }
+
+    /// The repository that a name leads to, for writing.
+    pub(super) fn hosted(&self, api: &Api, name: &RepositoryName) -> Result<Repository, Error> {
+        Ok(self.place(api, name)?.hosted()?)
     }
 
     /// The first value of a query parameter.

@@ -8,6 +8,7 @@ use super::{
     blob::header_text,
     body::Body,
     dispatch::{Answer, json_response},
+    manifest::warn_if_stale,
     request::Call,
 };
 use crate::oci::RepositoryName;
@@ -24,12 +25,17 @@ const QUERY_VALUE: &AsciiSet =
 
 pub(super) async fn list(api: &Api, name: RepositoryName, call: &Call) -> Answer {
     let limit = call.page_size()?.map(|size| size.min(PAGE_MAX));
-    let page = api.registry.repository(name.clone()).tags(call.parameter("last"), limit).await?;
+    let place = call.place(api, &name)?;
+    let (page, freshness) = place.tags(call.parameter("last"), limit).await?;
     let last = page.tags.last().cloned();
     let body = serde_json::json!({ "name": name.as_str(), "tags": page.tags });
     let mut response = json_response(body.to_string(), "application/json");
+    warn_if_stale(response.headers_mut(), freshness);
     if let (true, Some(last), Some(limit)) = (page.more, last, limit) {
-        link_next(&mut response, &call.path, &[("last", &last), ("n", &limit.to_string())]);
+        let limit = limit.to_string();
+        let mut parameters = vec![("last", last.as_str()), ("n", &limit)];
+        parameters.extend(call.parameter("ns").map(|namespace| ("ns", namespace)));
+        link_next(&mut response, &call.path, &parameters);
     }
     Ok(response)
 }

@@ -20,7 +20,7 @@ static UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
 
 /// `POST`: begins an upload, or ends it at once by a mount or by the whole blob in the body.
 pub(super) async fn begin(api: &Api, name: RepositoryName, call: Call) -> Answer {
-    let repository = api.registry.repository(name);
+    let repository = call.hosted(api, &name)?;
     if let Some(digest) = call.digest_parameter("mount")? {
         if mount(api, &repository, &digest, call.parameter("from")).await? {
             return Ok(created(&call.locations, &repository, &digest));
@@ -45,7 +45,8 @@ async fn mount(
     digest: &Digest,
     from: Option<&str>,
 ) -> Result<bool, Error> {
-    let source = from.map(str::parse).transpose()?.map(|name| api.registry.repository(name));
+    let place = |name| Ok::<_, Error>(api.registry.place(None, &name)?.kept());
+    let source = from.map(|name| name.parse().map_err(Error::from).and_then(place)).transpose()?;
     let (repository, digest) = (repository.clone(), *digest);
     let mount = async move {
         match source {
@@ -75,7 +76,7 @@ pub(super) async fn status(
     name: RepositoryName,
     (position, call): (UploadPosition, &Call),
 ) -> Answer {
-    let repository = api.registry.repository(name);
+    let repository = call.hosted(api, &name)?;
     let status = repository.upload_status(position).await?;
     Ok(standing(StatusCode::NO_CONTENT, &call.locations, (&repository, status)))
 }
@@ -87,7 +88,7 @@ pub(super) async fn append(
     position: UploadPosition,
     call: Call,
 ) -> Answer {
-    let repository = api.registry.repository(name);
+    let repository = call.hosted(api, &name)?;
     let locations = call.locations.clone();
     let (target, chunk) = (repository.clone(), chunk(call)?);
     let append = async move { target.append_upload(position, chunk).await };
@@ -104,7 +105,7 @@ pub(super) async fn finish(
     position: UploadPosition,
     call: Call,
 ) -> Answer {
-    let repository = api.registry.repository(name);
+    let repository = call.hosted(api, &name)?;
     let digest = call.digest_parameter("digest")?.ok_or(Error::DigestMissing)?;
     let locations = call.locations.clone();
     let (target, chunk) = (repository.clone(), chunk(call)?);
@@ -116,8 +117,12 @@ pub(super) async fn finish(
 }
 
 /// `DELETE`: never mind.
-pub(super) async fn cancel(api: &Api, name: RepositoryName, position: UploadPosition) -> Answer {
-    let repository = api.registry.repository(name);
+pub(super) async fn cancel(
+    api: &Api,
+    name: RepositoryName,
+    (position, call): (UploadPosition, &Call),
+) -> Answer {
+    let repository = call.hosted(api, &name)?;
     let cancel = async move { repository.cancel_upload(position).await };
     api.tasks.detached("cancel upload", cancel).await??;
     Ok(empty_response(StatusCode::NO_CONTENT))

@@ -3,10 +3,14 @@
 //! Nothing here knows repositories. Bytes become readable under a digest only after hashing to it.
 
 mod error;
+mod fill;
 mod hash;
 mod receive;
 mod store;
+mod transfer;
 
 pub use error::Error;
+pub use fill::Fill;
 pub use receive::Received;
 pub use store::{Content, ContentStore};
+pub use transfer::{AfterFill, FillEnd, Remote};

@@ -8,11 +8,12 @@ use moka::future::Cache;
 
 use super::{
     Error, Received,
+    fill::Fills,
     hash::{HashPipeline, HashThreads},
 };
 use crate::{
     oci::{ByteRange, Digest, Hasher},
-    runtime::BodyStream,
+    runtime::{BodyStream, Tasks},
     storage::{self, ObjectStream, Opened, Piece, SharedStorage, WriteOptions, layout},
 };
 
@@ -45,19 +46,21 @@ impl fmt::Debug for Content {
 /// All content, whoever refers to it.
 #[derive(Clone, Debug)]
 pub struct ContentStore {
-    storage: SharedStorage,
+    pub(super) storage: SharedStorage,
     /// A digest's length never changes; but another process may delete the bytes, so this is forgotten
     /// after a while.
-    sizes: Cache<Digest, u64>,
+    pub(super) sizes: Cache<Digest, u64>,
     hash_threads: HashThreads,
+    pub(super) fills: Fills,
 }
 
 impl ContentStore {
-    /// Content on `storage`. That something exists is believed for `known_for`.
+    /// Content on `storage`. That something exists is believed for `known_for`. Fills
+    /// run in `tasks`.
     #[must_use]
-    pub fn new(storage: SharedStorage, known_for: Duration) -> Self {
+    pub fn new(storage: SharedStorage, known_for: Duration, tasks: Tasks) -> Self {
         let sizes = Cache::builder().max_capacity(KNOWN_SIZES).time_to_live(known_for).build();
-        Self { storage, sizes, hash_threads: HashThreads::start() }
+        Self { storage, sizes, hash_threads: HashThreads::start(), fills: Fills::new(tasks) }
     }
 
     /// Length of the content in bytes.

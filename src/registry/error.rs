@@ -1,10 +1,12 @@
 //! What can go wrong in a registry.
 
+use std::sync::Arc;
+
 use crate::{
     content,
     oci::{Digest, InvalidManifest, Reference, RepositoryName},
     runtime::{Abandoned, BodyError, ByteSize},
-    storage,
+    storage, upstream,
 };
 
 /// A failed operation on the registry.
@@ -88,6 +90,32 @@ pub enum Error {
     /// The configuration forbids deleting.
     #[error("deleting is switched off in this registry")]
     DeleteDisabled,
+    /// The name belongs to another registry, which only gives.
+    #[error(
+        "{name} mirrors {upstream} and cannot be written to: push there, or to a name that does not begin \
+         with {upstream}/"
+    )]
+    ReadOnlyMirror {
+        /// The name that was to be written to.
+        name: RepositoryName,
+        /// The other registry's name.
+        upstream: String,
+    },
+    /// No other registry of that name is mirrored here.
+    #[error("{namespace:?} is not mirrored here")]
+    NamespaceUnknown {
+        /// What the client called it.
+        namespace: String,
+    },
+    /// The other registry has not given what was asked for.
+    #[error(transparent)]
+    Upstream(#[from] upstream::Error),
+    /// Content could not be fetched from the other registry.
+    #[error("{0}")]
+    Fetch(#[source] Arc<content::Error>),
+    /// Several clients waited for the same thing, and this came of it.
+    #[error(transparent)]
+    Shared(Arc<Self>),
     /// The client stopped sending.
     #[error(transparent)]
     Body(BodyError),
@@ -97,6 +125,26 @@ pub enum Error {
     /// The storage failed.
     #[error(transparent)]
     Storage(#[from] storage::Error),
+}
+
+impl Error {
+    /// Whether there is no such manifest, as opposed to a failure to find out.
+    pub(super) fn is_manifest_unknown(&self) -> bool {
+        match self {
+            Self::ManifestUnknown { .. } => true,
+            Self::Shared(inner) => inner.is_manifest_unknown(),
+            _ => false,
+        }
+    }
+
+    /// Whether there is no such repository.
+    pub(super) fn is_name_unknown(&self) -> bool {
+        match self {
+            Self::NameUnknown { .. } => true,
+            Self::Shared(inner) => inner.is_name_unknown(),
+            _ => false,
+        }
+    }
 }
 
 impl From<content::Error> for Error {
@@ -109,7 +157,12 @@ impl From<content::Error> for Error {
             content::Error::Mismatch { expected, actual } => {
                 Self::DigestMismatch { expected, actual }
             }
-            content::Error::Hash(abandoned) => Self::Abandoned(abandoned),
+            content::Error::Abandoned(abandoned) => Self::Abandoned(abandoned),
+            content::Error::Upstream(error) => Self::Upstream(error),
+            content::Error::Fill(error) => Self::Fetch(error),
+            other @ (content::Error::LengthMismatch { .. } | content::Error::Truncated { .. }) => {
+                Self::Fetch(Arc::new(other))
+            }
             content::Error::Body(error) => error.into(),
             content::Error::Storage(error) => Self::Storage(error),
         }

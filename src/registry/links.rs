@@ -1,6 +1,6 @@
 //! Links: the small objects that make content part of a repository.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use moka::future::Cache;
@@ -80,6 +80,19 @@ impl Links {
             tracing::warn!(%key, "this link does not hold a digest and is treated as missing");
         }
         Ok(digest)
+    }
+
+    /// As [`Links::read`], with the time at which the link was written.
+    pub(super) async fn read_dated(
+        &self,
+        key: &Key,
+    ) -> Result<Option<(Digest, SystemTime)>, Error> {
+        let Some(digest) = self.read(key).await? else { return Ok(None) };
+        match self.storage.head(key).await {
+            Ok(meta) => Ok(Some((digest, meta.modified))),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Makes content part of a repository.

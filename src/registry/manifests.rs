@@ -44,6 +44,16 @@ impl ManifestMemory {
         };
         Self(Cache::builder().max_capacity(capacity.0).weigher(weigh).build())
     }
+
+    /// A manifest that is remembered.
+    pub(super) async fn get(&self, digest: &Digest) -> Option<Arc<StoredManifest>> {
+        self.0.get(digest).await
+    }
+
+    /// Remembers a manifest that is stored under its own digest.
+    pub(super) async fn insert(&self, stored: Arc<StoredManifest>) {
+        self.0.insert(stored.digest, stored).await;
+    }
 }
 
 impl Repository {
@@ -71,7 +81,7 @@ impl Repository {
         let unknown = || Error::ManifestUnknown { reference: Reference::Digest(*digest) };
         let linked = self.registry.links.resolve(LinkKind::Revision, &self.name, digest).await?;
         let stored_under = linked.ok_or_else(unknown)?;
-        if let Some(stored) = self.registry.manifests.0.get(&stored_under).await {
+        if let Some(stored) = self.registry.manifests.get(&stored_under).await {
             return Ok(stored);
         }
         let limit_bytes = self.registry.config.manifest_max.0;
@@ -122,7 +132,7 @@ impl Repository {
         // Last: a folder with nothing but history in it would be listed as a tag that nobody can read.
         self.note_tags(&tags, &digest).await?;
         let stored = Arc::new(StoredManifest { digest, bytes, manifest });
-        self.registry.manifests.0.insert(digest, Arc::clone(&stored)).await;
+        self.registry.manifests.insert(Arc::clone(&stored)).await;
         Ok(stored)
     }
 

@@ -9,7 +9,9 @@ mod error;
 mod links;
 mod manifests;
 mod metrics;
+mod mirror;
 mod ordered;
+mod place;
 mod purge;
 mod reaper;
 mod referrers;
@@ -24,6 +26,8 @@ pub use config::{Config, References, UploadsConfig};
 pub use error::Error;
 pub use manifests::StoredManifest;
 pub use metrics::register as register_metrics;
+pub use mirror::{Freshness, Mirrored, ServedManifest};
+pub use place::Place;
 pub use purge::run as run_purges;
 pub use referrers::ReferrersPage;
 pub use tags::TagPage;
@@ -34,9 +38,11 @@ use crate::{
     oci::RepositoryName,
     runtime::Tasks,
     storage::{ListQuery, SharedStorage, layout},
+    upstream::Upstreams,
 };
 use links::Links;
 use manifests::ManifestMemory;
+use mirror::Mirrors;
 use reaper::Reaper;
 use referrers::Subjects;
 use session::Sessions;
@@ -52,19 +58,31 @@ pub struct Registry {
     subjects: Subjects,
     sessions: Sessions,
     reaper: Reaper,
+    mirrors: Mirrors,
+    tasks: Tasks,
 }
 
 impl Registry {
-    /// The registry on `storage`. Its background work runs in `tasks`.
+    /// The registry on `storage`, and mirror of `upstreams`. Its background work runs in `tasks`.
+    ///
+    /// # Panics
+    /// If its metrics are already registered: there is one registry in a process.
     #[must_use]
-    pub fn new(config: Config, storage: SharedStorage, tasks: &Tasks) -> Arc<Self> {
+    pub fn new(
+        config: Config,
+        storage: SharedStorage,
+        upstreams: Upstreams,
+        (tasks, metrics): (&Tasks, &prometheus::Registry),
+    ) -> Arc<Self> {
         Arc::new(Self {
-            content: ContentStore::new(Arc::clone(&storage), config.known_for),
+            content: ContentStore::new(Arc::clone(&storage), config.known_for, tasks.clone()),
             links: Links::new(Arc::clone(&storage), config.known_for),
             manifests: ManifestMemory::new(config.manifest_memory),
             subjects: Subjects::new(),
             sessions: Sessions::new(config.uploads.age),
             reaper: Reaper::start(Arc::clone(&storage), tasks),
+            mirrors: Mirrors::new(upstreams, tasks, metrics),
+            tasks: tasks.clone(),
             config,
             storage,
         })

@@ -3,6 +3,7 @@
 
 mod budget;
 mod settings;
+mod single_flight;
 mod stream;
 mod tasks;
 
@@ -11,5 +12,6 @@ pub(crate) use settings::choices;
 pub use settings::{
     ByteSize, Environment, Problem, Secret, Section, Setting, Settings, SettingsError,
 };
+pub use single_flight::SingleFlight;
 pub use stream::{BodyError, BodyStream, Pieces, until};
 pub use tasks::{Abandoned, Shutdown, Tasks};

@@ -67,6 +67,7 @@ fn read_s3(section: &mut Section<'_>) -> s3::Config {
         storage_class: section.optional("storage_class"),
         part_bytes: section.get("part", ByteSize(defaults.part_bytes)).0,
         write_concurrency: section.get("write_concurrency", defaults.write_concurrency),
+        spool: section.get("spool", defaults.spool),
         compose_concurrency: section.get("compose_concurrency", defaults.compose_concurrency),
         connect_timeout: section.get("connect_timeout", defaults.connect_timeout),
         request_timeout: section.get("request_timeout", defaults.request_timeout),

@@ -8,8 +8,8 @@ use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry};
 use tokio::time::Instant;
 
 use super::{
-    Error, Key, ListQuery, Listing, ObjectMeta, Opened, Piece, Purge, SharedStorage, Storage,
-    WriteOptions, Writer,
+    Error, Key, ListQuery, Listing, ObjectMeta, Opened, Piece, Purge, SharedStorage, Spool,
+    Storage, WriteOptions, Writer,
 };
 use crate::oci::ByteRange;
 
@@ -87,6 +87,14 @@ impl Storage for Metered {
 
     async fn compose(&self, pieces: &[Piece], to: &Key) -> Result<(), Error> {
         self.measure("compose", self.inner.compose(pieces, to)).await
+    }
+
+    async fn spool(&self) -> Result<Spool, Error> {
+        self.measure("spool", self.inner.spool()).await
+    }
+
+    async fn adopt(&self, spool: &Spool, to: &Key) -> Result<(), Error> {
+        self.measure("adopt", self.inner.adopt(spool, to)).await
     }
 
     async fn list(&self, prefix: &Key, query: ListQuery) -> Result<Listing, Error> {

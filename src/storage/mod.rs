@@ -3,6 +3,7 @@
 //! [`Storage`] is implemented by a directory ([`fs`]) and by S3 ([`s3`]); both pass the suite in
 //! `tests/`, plain and wrapped in fault injection. [`layout`] alone knows which key holds what.
 
+mod buffers;
 mod config;
 mod error;
 pub mod fs;
@@ -10,6 +11,8 @@ mod key;
 pub mod layout;
 mod metered;
 pub mod s3;
+mod spool;
+mod vectored;
 
 use std::{
     fmt,
@@ -27,6 +30,7 @@ pub use config::{Config, Driver};
 pub use error::{Error, Fault};
 pub use key::{InvalidKey, Key};
 pub use metered::Metered;
+pub use spool::{Appending, Spool, SpoolWindow};
 
 use crate::{oci::ByteRange, runtime::Pieces};
 
@@ -80,6 +84,18 @@ pub trait Storage: fmt::Debug + fmt::Display + Send + Sync + 'static {
     /// # Errors
     /// [`Error::NotFound`] if a piece is missing, or a fault; nothing is visible at `to` then.
     async fn compose(&self, pieces: &[Piece], to: &Key) -> Result<(), Error>;
+
+    /// A spool for bytes on their way here, which can be read before they are an object.
+    ///
+    /// # Errors
+    /// A fault of this machine's disk.
+    async fn spool(&self) -> Result<Spool, Error>;
+
+    /// Makes all bytes of `spool` the object at `to`, durably. The spool can still be read.
+    ///
+    /// # Errors
+    /// A fault of the storage; the object is then either whole or not there.
+    async fn adopt(&self, spool: &Spool, to: &Key) -> Result<(), Error>;
 
     /// Lists what lies under `prefix`, a folder, in the byte order of full keys, where a folder's key
     /// ends in `/`.

@@ -9,11 +9,22 @@ use crate::keys::{SecretFiles, Shown, in_force, known, shown};
 const ANNOTATED: &str = include_str!("../../config/millpond.yml");
 const README: &str = include_str!("../../README.md");
 
-/// Keys of which only one of two can be given.
-const INSTEAD: [(&str, &str); 2] = [
-    ("storage.s3.secret_key", "storage.s3.secret_key_file"),
-    ("storage.s3.session_token", "storage.s3.session_token_file"),
+/// Keys of which only one can be given.
+const INSTEAD: [&[&str]; 3] = [
+    &["storage.s3.secret_key", "storage.s3.secret_key_file"],
+    &["storage.s3.session_token", "storage.s3.session_token_file"],
+    &[
+        "upstreams.password",
+        "upstreams.password_file",
+        "upstreams.token",
+        "upstreams.token_file",
+        "upstreams.docker_config",
+        "upstreams.credential_helper",
+    ],
 ];
+
+/// As many as the longest of those lists.
+const ROUNDS: usize = 6;
 
 #[test]
 fn every_example_is_accepted() {
@@ -29,7 +40,14 @@ fn every_example_is_accepted() {
         }
         names.insert(name);
     }
-    let expected = ["behind-a-proxy.yml", "directory.yml", "millpond.yml", "minio.yml", "s3.yml"];
+    let expected = [
+        "behind-a-proxy.yml",
+        "directory.yml",
+        "millpond.yml",
+        "minio.yml",
+        "mirror.yml",
+        "s3.yml",
+    ];
     assert_eq!(names, expected.map(str::to_owned).into());
 }
 
@@ -64,7 +82,7 @@ fn the_annotated_file_shows_every_key_and_no_other() {
 }
 
 #[test]
-fn the_annotated_file_shows_the_defaults_of_both_storages() {
+fn the_annotated_file_shows_the_defaults_of_both_storages_and_of_an_upstream() {
     for text in ["", "storage: {s3: {bucket: images}}"] {
         for (key, default) in in_force(text) {
             let shown: Vec<Shown> =
@@ -77,15 +95,17 @@ fn the_annotated_file_shows_the_defaults_of_both_storages() {
 
 #[test]
 fn everything_behind_a_comment_sign_is_accepted_without_it() {
-    let directory = "storage.directory";
-    for (left_out, given) in [INSTEAD.map(|pair| pair.0), INSTEAD.map(|pair| pair.1)]
-        .into_iter()
-        .zip([INSTEAD.map(|pair| pair.1), INSTEAD.map(|pair| pair.0)])
-    {
-        let keep = |shown: &Shown| {
-            !shown.key.starts_with(directory) && !left_out.contains(&shown.key.as_str())
+    for round in 0..ROUNDS {
+        let given = INSTEAD.map(|keys| keys[round % keys.len()]);
+        let is_left_out = |key: &str| {
+            let is_other = INSTEAD.iter().any(|keys| keys.contains(&key)) && !given.contains(&key);
+            // A name needs a password.
+            let is_alone = key == "upstreams.username"
+                && !given.iter().any(|given| given.starts_with("upstreams.password"));
+            is_other || is_alone || key.starts_with("storage.directory")
         };
-        let kept: Vec<Shown> = shown(ANNOTATED).into_iter().filter(keep).collect();
+        let kept: Vec<Shown> =
+            shown(ANNOTATED).into_iter().filter(|shown| !is_left_out(&shown.key)).collect();
         let text: Vec<&str> = kept.iter().map(|shown| shown.line.as_str()).collect();
         let in_force = in_force(&text.join("\n"));
         for key in given {
@@ -100,6 +120,12 @@ fn everything_behind_a_comment_sign_is_accepted_without_it() {
 /// Whether the value in force is written as in the file: not for sections, tables and secrets.
 fn shows_its_value(shown: &Shown) -> bool {
     let is_table = shown.value.starts_with('{');
-    let is_secret = INSTEAD.iter().any(|pair| pair.0 == shown.key);
+    let secrets = [
+        "storage.s3.secret_key",
+        "storage.s3.session_token",
+        "upstreams.password",
+        "upstreams.token",
+    ];
+    let is_secret = secrets.contains(&shown.key.as_str());
     !shown.value.is_empty() && !is_table && !is_secret
 }

@@ -90,7 +90,12 @@ fn known_in(section: &str) -> Option<Vec<String>> {
         .rev()
         .fold(format!("{{{unknown}: 1}}"), |inner, level| format!("{{{level}: {inner}}}"));
     let error = Config::parse("probe.yml", &text, &SecretFiles).err()?;
-    let is_it = |key: &str| key.strip_prefix(section).is_some_and(|rest| rest.ends_with(unknown));
+    // A section where a list of them may stand is the first one of the list.
+    let is_it = |key: &str| {
+        key.replace(".0.", ".")
+            .strip_prefix(section)
+            .is_some_and(|rest| rest.trim_start_matches('.') == unknown)
+    };
     let problem = error.problems.into_iter().find(|problem| is_it(&problem.key))?;
     let (_, names) = problem.message.split_once("known here: ")?;
     Some(names.split(", ").map(str::to_owned).collect())

@@ -18,6 +18,7 @@ fn on_free_ports() -> Program {
     Program::new()
         .variable("MILLPOND_API__LISTEN", "127.0.0.1:0")
         .variable("MILLPOND_API__ADMIN", "127.0.0.1:0")
+        .variable("MILLPOND_UPSTREAMS", "[]")
         .variable("MILLPOND_LOG__FORMAT", "json")
 }
 

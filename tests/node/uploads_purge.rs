@@ -10,6 +10,7 @@ use millpond::{
     registry::Registry,
     runtime::{ByteBudget, Tasks},
     storage::Driver,
+    upstream::Upstreams,
 };
 
 use crate::{
@@ -36,7 +37,11 @@ async fn purge(node: &TestNode, later: Duration) -> u64 {
     let config = node.config();
     let driver = Driver::open(&config.storage, ByteBudget::new(64 << 20)).await.unwrap();
     let tasks = Tasks::new();
-    let registry = Registry::new(config.registry, driver.shared(), &tasks);
+    let registry = {
+        let metrics = prometheus::Registry::new();
+        let upstreams = Upstreams::new(&config.upstreams, &metrics).expect("there are none");
+        Registry::new(config.registry, driver.shared(), upstreams, (&tasks, &metrics))
+    };
     let found = registry.purge_uploads(SystemTime::now() + later).await.unwrap();
     drop(registry);
     assert_eq!(tasks.finish(HOUR).await, 0);

@@ -3,6 +3,7 @@
 import json
 import os
 
+from offline import offline
 import parts
 from process import clean_environment, run
 
@@ -26,19 +27,33 @@ unqualified-search-registries = []
 location = "{address}"
 insecure = true
 """
+MIRRORED = """
+[[registry]]
+location = "{registry}"
+[[registry.mirror]]
+location = "{mirror}"
+insecure = true
+"""
 
 
 class Containers:
-    """An engine with nothing in it: its own images, settings and memory of other registries."""
+    """An engine with nothing in it: its own images, settings and memory of other registries.
 
-    def __init__(self, folder, address):
+    `mirrors` has the place, address and path, to ask for the images of a registry. With some it
+    knows nothing of the world beside them.
+    """
+
+    def __init__(self, folder, address, mirrors=None):
         for name in ("cache", "tmp"):
             (folder / name).mkdir()
         self._cache = folder / "cache"
         os.makedirs(CACHE, exist_ok=True)
         (folder / "containers.conf").write_text(SETTINGS.format(folder=folder), encoding="utf-8")
-        (folder / "registries.conf").write_text(
-            REGISTRIES.format(address=address), encoding="utf-8")
+        self._before = offline(folder) if mirrors else []
+        registries = REGISTRIES.format(address=address) + "".join(
+            MIRRORED.format(registry=registry, mirror=mirror)
+            for registry, mirror in (mirrors or {}).items())
+        (folder / "registries.conf").write_text(registries, encoding="utf-8")
         # Nobody's login: without this file they would read the user's.
         (folder / "auth.json").write_text("{}", encoding="utf-8")
         self._environment = clean_environment(
@@ -75,4 +90,5 @@ class Containers:
 
     def _run(self, program, *words):
         command = ["unshare", "--mount", "sh", "-c", IN_OWN_CACHE, self._cache]
-        return run(*command, parts.path(program), *words, environment=self._environment)
+        command = [*self._before, *command, parts.path(program), *words]
+        return run(*command, environment=self._environment)

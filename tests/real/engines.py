@@ -2,6 +2,7 @@
 
 import json
 
+from offline import offline
 import parts
 from process import CommandFailed, Daemon, clean_environment, run
 
@@ -15,12 +16,22 @@ disabled_plugins = ["io.containerd.grpc.v1.cri"]
 [ttrpc]
   address = "{socket}.ttrpc"
 """
+HOSTS = """
+server = "https://{registry}"
+"""
+HOST = """
+[host."http://{address}"]
+  capabilities = ["pull", "resolve"]
+"""
 
 
 class Dockerd:
-    """One dockerd with its own containerd, and the command line that talks to it."""
+    """One dockerd with its own containerd, and the command line that talks to it.
 
-    def __init__(self, folder):
+    With the address of a mirror it knows that as Docker Hub, and nothing of the world beside it.
+    """
+
+    def __init__(self, folder, mirror=None):
         self.socket = f"unix://{folder}/d.sock"
         self._client_settings = folder / "client"
         # Without a bridge: two of them in one network would delete each other's.
@@ -29,6 +40,8 @@ class Dockerd:
             "--exec-root", folder / "exec", "--pidfile", folder / "pid", "--bridge=none",
             "--iptables=false", "--ip6tables=false", "--ip-forward=false", "--ip-masq=false",
             "--userland-proxy=false", "--insecure-registry=127.0.0.0/8"]
+        if mirror:
+            command = [*offline(folder), *command, f"--registry-mirror=http://{mirror}"]
         self._daemon = Daemon("dockerd", command, folder)
 
     def start(self):
@@ -60,10 +73,21 @@ class Dockerd:
 
 
 class Containerd:
-    """One containerd, and the `ctr` that talks to it."""
+    """One containerd, and the `ctr` that talks to it.
 
-    def __init__(self, folder):
+    `hosts` has the addresses to ask for the images of a registry, in this order; without any, `ctr`
+    asks the registry itself. With some it knows nothing of the world beside them.
+    """
+
+    def __init__(self, folder, hosts=None):
         self._socket = folder / "c.sock"
+        self._hosts = folder / "hosts.d"
+        self._before = offline(folder) if hosts else []
+        for registry, addresses in (hosts or {}).items():
+            (self._hosts / registry).mkdir(parents=True)
+            text = HOSTS.format(registry=registry) + "".join(
+                HOST.format(address=address) for address in addresses)
+            (self._hosts / registry / "hosts.toml").write_text(text, encoding="utf-8")
         settings = folder / "containerd.toml"
         settings.write_text(
             CONTAINERD_SETTINGS.format(folder=folder, socket=self._socket), encoding="utf-8")
@@ -80,7 +104,11 @@ class Containerd:
 
     def ctr(self, *words):
         """One `ctr` command; its standard output."""
-        return run(parts.path("ctr"), "--address", self._socket, *words)
+        return run(*self._before, parts.path("ctr"), "--address", self._socket, *words)
+
+    def pull(self, image):
+        """Pulls from the hosts it was given."""
+        return self.ctr("images", "pull", "--hosts-dir", self._hosts, image)
 
     def contents(self):
         """The digest of everything in its content store, which it verified itself."""

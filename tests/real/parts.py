@@ -27,6 +27,8 @@ DEBIAN_PROGRAMS = {
     "skopeo": "skopeo",
     "docker-registry": "docker-registry",
     "zstd": "zstd",
+    "apache2-utils": "htpasswd",
+    "openssl": "openssl",
 }
 # Headers have no program to look for: a file stands for the package.
 DEBIAN_FILES = {"libc6-dev": "/usr/include/stdio.h"}

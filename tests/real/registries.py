@@ -16,6 +16,7 @@ class Registry:
 
     name = ""
     ready_path = "/v2/"
+    ready_status = 200
 
     def __init__(self, store, folder, registry_settings=None):
         self.store = store
@@ -67,7 +68,7 @@ class Registry:
         connection = http.client.HTTPConnection(self._ready_address(), timeout=5)
         try:
             connection.request("GET", self.ready_path)
-            return connection.getresponse().status == 200
+            return connection.getresponse().status == self.ready_status
         except OSError:
             return False
         finally:
@@ -88,6 +89,8 @@ class Millpond(Registry):
         return {
             "api": {"listen": self.address, "admin": self.admin_address},
             "storage": self.store.millpond_settings(),
+            # The default would listen on a port of its own, and ask the world.
+            "upstreams": [],
             "registry": {"references": "strict", "delete": True} | self.registry_settings,
         }
 

@@ -58,6 +58,7 @@ pub(crate) fn config(server: &S3Server) -> Config {
         access_key: Some(server.access_key().to_owned()),
         secret_key: Some(Secret::new(server.secret_key().to_owned())),
         part_bytes: PART_BYTES as u64,
+        spool: server.spool(),
         retry_backoff: Duration::from_millis(5),
         ..Config::new(server.bucket())
     }

@@ -46,6 +46,9 @@ macro_rules! conformance {
                 writing::writers_of_one_key_do_not_mix,
                 writing::dropped_calls_leave_the_old_or_the_new,
                 writing::unfinished_writes_are_found_and_purged,
+                spools::a_spool_is_read_while_it_grows,
+                spools::an_adopted_spool_is_an_object_and_can_still_be_read,
+                spools::a_dropped_spool_leaves_nothing,
             }
         }
     };
@@ -101,6 +104,8 @@ mod faulty {
         suite::writing::one_piece_is_composed(storage).await;
         suite::writing::pieces_of_all_sizes_are_composed(storage).await;
         suite::writing::a_composition_without_a_piece_leaves_nothing(storage).await;
+        suite::spools::a_spool_is_read_while_it_grows(storage).await;
+        suite::spools::an_adopted_spool_is_an_object_and_can_still_be_read(storage).await;
         assert!(faulty.operations() > 10 * period, "{} operations", faulty.operations());
     }
 }

@@ -16,7 +16,7 @@ use millpond::{
     oci::ByteRange,
     storage::{
         Error, Fault, Key, ListQuery, Listing, ObjectMeta, Opened, Piece, Purge, SharedStorage,
-        Storage, WriteOptions, Writer,
+        Spool, Storage, WriteOptions, Writer,
     },
 };
 
@@ -126,6 +126,14 @@ impl Storage for FaultyStorage {
 
     async fn compose(&self, pieces: &[Piece], to: &Key) -> Result<(), Error> {
         self.faults.run("compose", to, self.inner.compose(pieces, to)).await
+    }
+
+    async fn spool(&self) -> Result<Spool, Error> {
+        self.inner.spool().await
+    }
+
+    async fn adopt(&self, spool: &Spool, to: &Key) -> Result<(), Error> {
+        self.faults.run("adopt", to, self.inner.adopt(spool, to)).await
     }
 
     async fn list(&self, prefix: &Key, query: ListQuery) -> Result<Listing, Error> {

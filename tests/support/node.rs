@@ -172,6 +172,10 @@ impl Environment for Variables {
 fn config(ground: &Ground, settings: &str) -> Config {
     let any_port = || "127.0.0.1:0".to_owned();
     let mut variables = vec![("API__LISTEN", any_port()), ("API__ADMIN", any_port())];
+    if !settings.contains("upstreams") {
+        // The default would listen on a port of its own, and ask the world.
+        variables.push(("UPSTREAMS", "[]".to_owned()));
+    }
     match ground {
         Ground::Directory(directory) => {
             let path = directory.path().to_str().expect("a path in UTF-8").to_owned();
@@ -182,6 +186,7 @@ fn config(ground: &Ground, settings: &str) -> Config {
             ("STORAGE__S3__BUCKET", server.bucket().to_owned()),
             ("STORAGE__S3__ACCESS_KEY", server.access_key().to_owned()),
             ("STORAGE__S3__SECRET_KEY", server.secret_key().to_owned()),
+            ("STORAGE__S3__SPOOL", server.spool().to_str().expect("a path in UTF-8").to_owned()),
             // Small parts and short waits: tests push little and have no time.
             ("STORAGE__S3__PART", "5MiB".to_owned()),
             ("STORAGE__S3__RETRY_BACKOFF", "5ms".to_owned()),

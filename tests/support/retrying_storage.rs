@@ -8,8 +8,8 @@ use futures_util::{TryStreamExt, stream};
 use millpond::{
     oci::ByteRange,
     storage::{
-        Error, Key, ListQuery, Listing, ObjectMeta, Opened, Piece, Purge, SharedStorage, Storage,
-        WriteOptions, Writer,
+        Error, Key, ListQuery, Listing, ObjectMeta, Opened, Piece, Purge, SharedStorage, Spool,
+        Storage, WriteOptions, Writer,
     },
 };
 
@@ -78,6 +78,14 @@ impl Storage for RetryingStorage {
 
     async fn compose(&self, pieces: &[Piece], to: &Key) -> Result<(), Error> {
         retry(|| self.inner.compose(pieces, to)).await
+    }
+
+    async fn spool(&self) -> Result<Spool, Error> {
+        retry(|| self.inner.spool()).await
+    }
+
+    async fn adopt(&self, spool: &Spool, to: &Key) -> Result<(), Error> {
+        retry(|| self.inner.adopt(spool, to)).await
     }
 
     async fn list(&self, prefix: &Key, query: ListQuery) -> Result<Listing, Error> {

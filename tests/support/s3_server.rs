@@ -137,6 +137,11 @@ impl S3Server {
         &self.endpoint
     }
 
+    /// A folder for spools that goes away with the server.
+    pub(crate) fn spool(&self) -> PathBuf {
+        self.directory.path().join("spool")
+    }
+
     /// The name of its bucket.
     pub(crate) fn bucket(&self) -> &'static str {
         BUCKET

@@ -46,6 +46,42 @@ impl<'e> Section<'e> {
         Some(self.child(name, node))
     }
 
+    /// The levels below this one that stand in a list under `name`; `None` if the configuration does not
+    /// have the list. A single level, without a list around it, is a list of one.
+    ///
+    /// From the environment comes either the whole list, as `[{key: value}, {key: value}]`, or any key of
+    /// an item, by its number: `MILLPOND_NAME__0__KEY`. Numbers without a gap make a list of their own.
+    pub fn sections(&mut self, name: &'static str) -> Option<Vec<Self>> {
+        let node = self.take(name)?;
+        let Some(items) = node.sections() else {
+            let message = "a list of keys and values is expected";
+            self.report(self.origin_of(&node), self.key(name), Some(written(&node)), message);
+            return Some(Vec::new());
+        };
+        if items.is_empty() {
+            self.record(name, "[]".to_owned());
+        }
+        let path = self.key(name);
+        let item =
+            |(number, node)| Self::new(format!("{path}.{number}"), node, Rc::clone(&self.state));
+        Some(items.into_iter().enumerate().map(item).collect())
+    }
+
+    /// As [`Section::sections`], with one level that holds `default` where the configuration has no list.
+    pub fn sections_or(
+        &mut self,
+        name: &'static str,
+        default: &[(&'static str, &'static str)],
+    ) -> Vec<Self> {
+        if let Some(sections) = self.sections(name) {
+            return sections;
+        }
+        let leaf = |text: &str| Node::Leaf { text: text.to_owned(), variable: None };
+        let values = default.iter().map(|(key, text)| ((*key).to_owned(), leaf(text))).collect();
+        let path = format!("{}.0", self.key(name));
+        vec![Self::new(path, Node::Branch(values), Rc::clone(&self.state))]
+    }
+
     /// The value of a key, or its default.
     pub fn get<T: Setting>(&mut self, name: &'static str, default: T) -> T {
         let value = self.read(name).unwrap_or(default);
@@ -291,6 +327,134 @@ mod tests {
             assert!(problems.iter().any(|problem| problem == line), "{line}\nnot in {problems:#?}");
         }
         assert_eq!(problems.len(), expected.len(), "{problems:#?}");
+    }
+
+    /// Reads `ponds`, whose items have a `name` and a `depth`.
+    fn ponds(settings: &Settings<'_>) -> Option<Vec<(String, ByteSize)>> {
+        let mut root = settings.root();
+        let read = |mut item: Section<'_>| {
+            (item.get("name", String::new()), item.get("depth", ByteSize(1)))
+        };
+        root.sections("ponds").map(|items| items.into_iter().map(read).collect())
+    }
+
+    fn pond(name: &str, depth: u64) -> (String, ByteSize) {
+        (name.to_owned(), ByteSize(depth))
+    }
+
+    #[test]
+    fn a_list_of_sections_is_read_and_shown_as_it_can_be_read_again() {
+        let environment = Table(Vec::new());
+        let settings = Settings::new(
+            "m.yml",
+            "ponds:\n  - name: a\n    depth: 2B\n  - {name: b}",
+            &environment,
+        );
+        assert_eq!(ponds(&settings), Some(vec![pond("a", 2), pond("b", 1)]));
+        let shown = settings.finish().unwrap();
+        assert_eq!(
+            shown,
+            "ponds:\n  -\n    name: a\n    depth: 2B\n  -\n    name: b\n    depth: 1B\n"
+        );
+        let again = Settings::new("shown", &shown, &environment);
+        assert_eq!(ponds(&again), Some(vec![pond("a", 2), pond("b", 1)]));
+        assert_eq!(again.finish().unwrap(), shown);
+    }
+
+    #[test]
+    fn one_section_is_a_list_of_one_and_an_empty_list_is_not_none() {
+        let environment = Table(Vec::new());
+        for (text, expected, shown) in [
+            (
+                "ponds: {name: a}",
+                Some(vec![pond("a", 1)]),
+                "ponds:\n  -\n    name: a\n    depth: 1B\n",
+            ),
+            ("ponds: []", Some(Vec::new()), "ponds: []\n"),
+            ("ponds:", Some(Vec::new()), "ponds: []\n"),
+            ("", None, ""),
+        ] {
+            let settings = Settings::new("m.yml", text, &environment);
+            assert_eq!(ponds(&settings), expected, "{text}");
+            assert_eq!(settings.finish().unwrap(), shown, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_environment_sets_a_key_of_an_item_a_new_item_or_the_whole_list() {
+        let file = "ponds: [{name: a, depth: 2}]";
+        type Case = (&'static str, Vec<(&'static str, &'static str)>, Vec<(String, ByteSize)>);
+        let cases: [Case; 5] = [
+            (file, vec![("MILLPOND_PONDS__0__DEPTH", "3")], vec![pond("a", 3)]),
+            (
+                file,
+                vec![("MILLPOND_PONDS__1__DEPTH", "4"), ("MILLPOND_PONDS__1__NAME", "b")],
+                vec![pond("a", 2), pond("b", 4)],
+            ),
+            ("", vec![("MILLPOND_PONDS__0__NAME", "c")], vec![pond("c", 1)]),
+            (
+                file,
+                vec![("MILLPOND_PONDS", "[{name: d}, {name: e, depth: 5}]")],
+                vec![pond("d", 1), pond("e", 5)],
+            ),
+            (
+                file,
+                vec![("MILLPOND_PONDS__0__DEPTH", "6"), ("MILLPOND_PONDS", "[{name: f}]")],
+                vec![pond("f", 6)],
+            ),
+        ];
+        for (text, variables, expected) in cases {
+            let environment = Table(variables);
+            let settings = Settings::new("m.yml", text, &environment);
+            assert_eq!(ponds(&settings), Some(expected), "{text} {:?}", environment.0);
+            settings.finish().unwrap();
+        }
+    }
+
+    #[test]
+    fn problems_in_a_list_name_the_item_and_its_origin() {
+        let cases = [
+            (
+                "ponds: [{sise: 1}]",
+                vec![],
+                "m.yml: ponds.0.sise: no such key; known here: name, depth",
+            ),
+            (
+                "ponds: deep",
+                vec![],
+                "m.yml: ponds = \"deep\": a list of keys and values is expected",
+            ),
+            (
+                "ponds: [deep]",
+                vec![],
+                "m.yml: ponds.0 = \"deep\": keys and values are expected here",
+            ),
+            (
+                "ponds: [{name: a}]",
+                vec![("MILLPOND_PONDS__0__DEPTH", "lots")],
+                "MILLPOND_PONDS__0__DEPTH: ponds.0.depth = \"lots\": a number of bytes such as 64MiB, \
+                 1GB or 67108864 is expected",
+            ),
+            (
+                "",
+                vec![("MILLPOND_PONDS", "[{dept: 1}]")],
+                "MILLPOND_PONDS: ponds.0.dept: no such key; known here: name, depth",
+            ),
+            // A gap: 1 without 0 is no list, and 1 is no key.
+            (
+                "",
+                vec![("MILLPOND_PONDS__1__NAME", "a")],
+                "MILLPOND_PONDS__1__NAME: ponds.0.1: no such key; known here: name, depth",
+            ),
+        ];
+        for (text, variables, expected) in cases {
+            let environment = Table(variables);
+            let settings = Settings::new("m.yml", text, &environment);
+            ponds(&settings);
+            let problems = settings.finish().unwrap_err().problems;
+            let told: Vec<String> = problems.iter().map(ToString::to_string).collect();
+            assert_eq!(told, [expected], "{text}");
+        }
     }
 
     #[test]

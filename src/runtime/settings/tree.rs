@@ -57,7 +57,8 @@ pub(super) enum Node {
 
 impl<'e> Settings<'e> {
     /// Reads `text`, the YAML of the file called `name`, and lets the environment override it: the
-    /// variable for a key is `MILLPOND_` and the key's path in upper case with `__` between levels.
+    /// variable for a key is `MILLPOND_` and the key's path in upper case with `__` between levels. The
+    /// items of a list of sections are numbered: `MILLPOND_UPSTREAMS__0__URL`.
     ///
     /// Problems are kept for [`Settings::finish`], so that all are reported together.
     #[must_use]
@@ -65,11 +66,8 @@ impl<'e> Settings<'e> {
         let file = name.to_owned();
         let mut problems = Vec::new();
         let mut root = parse(&file, text, &mut problems);
-        for (variable, value) in environment.variables() {
-            if let Some(path) = variable.strip_prefix(PREFIX) {
-                let path: Vec<String> = path.split("__").map(str::to_lowercase).collect();
-                root.set(&path, Node::Leaf { text: value, variable: Some(variable) });
-            }
+        for (path, variable, text) in overrides(environment) {
+            root.set(&path, Node::Leaf { text, variable: Some(variable) });
         }
         let state = State { environment, file, problems, effective: Vec::new() };
         Self { root, state: Rc::new(RefCell::new(state)) }
@@ -100,6 +98,19 @@ impl fmt::Debug for Settings<'_> {
         // Values may be secrets.
         f.debug_struct("Settings").finish_non_exhaustive()
     }
+}
+
+/// The path, the name and the text of each variable that sets something; a whole before its parts.
+fn overrides(environment: &dyn Environment) -> Vec<(Vec<String>, String, String)> {
+    let path_of = |variable: &str| -> Option<Vec<String>> {
+        let path = variable.strip_prefix(PREFIX)?;
+        Some(path.split("__").map(str::to_lowercase).collect())
+    };
+    let found = environment.variables().into_iter();
+    let mut found: Vec<_> =
+        found.filter_map(|(name, text)| Some((path_of(&name)?, name, text))).collect();
+    found.sort_by_key(|(path, ..)| path.len());
+    found
 }
 
 fn parse(file: &str, text: &str, problems: &mut Vec<Problem>) -> Node {
@@ -159,14 +170,63 @@ impl Node {
         Self::Leaf { text: text.to_owned(), variable: self.variable().map(str::to_owned) }
     }
 
+    /// The items of a list of sections; `None` if this is none. A single section is a list of one.
+    pub(super) fn sections(&self) -> Option<Vec<Self>> {
+        match self {
+            Self::List(items) => Some(items.clone()),
+            Self::Branch(children) => {
+                Some(numbered(children).unwrap_or_else(|| vec![self.clone()]))
+            }
+            Self::Leaf { text, .. } if text.trim().is_empty() => Some(Vec::new()),
+            Self::Leaf { variable: None, .. } => None,
+            Self::Leaf { variable: Some(_), .. } => self.expanded()?.sections(),
+        }
+    }
+
+    /// What a variable holds that is written as a list or as keys and values.
+    fn expanded(&self) -> Option<Self> {
+        let Self::Leaf { text, variable: Some(variable) } = self else { return None };
+        let value @ (Value::Array(_) | Value::Object(_)) =
+            serde_saphyr::from_str::<Value>(text).ok()?
+        else {
+            return None;
+        };
+        let mut node = Self::from_value(value);
+        node.blame(variable);
+        Some(node)
+    }
+
+    /// Says of every value below that it came from `variable`.
+    fn blame(&mut self, variable: &str) {
+        match self {
+            Self::Branch(children) => children.values_mut().for_each(|node| node.blame(variable)),
+            Self::List(items) => items.iter_mut().for_each(|node| node.blame(variable)),
+            Self::Leaf { variable: origin, .. } => *origin = Some(variable.to_owned()),
+        }
+    }
+
+    /// Makes this something that has children: the items of a list become children `0`, `1` and so on.
+    fn open(&mut self) {
+        if let Some(expanded) = self.expanded() {
+            *self = expanded;
+        }
+        let children = match self {
+            Self::Branch(_) => return,
+            Self::List(items) => {
+                let numbers = (0_usize..).map(|number| number.to_string());
+                numbers.zip(std::mem::take(items)).collect()
+            }
+            Self::Leaf { .. } => BTreeMap::new(),
+        };
+        *self = Self::Branch(children);
+    }
+
     fn set(&mut self, path: &[String], node: Self) {
         let Some((first, rest)) = path.split_first() else {
             *self = node;
             return;
         };
-        if !matches!(self, Self::Branch(_)) {
-            *self = Self::Branch(BTreeMap::new());
-        }
+        self.open();
         if let Self::Branch(children) = self {
             let child = children.entry(first.clone()).or_insert(Self::Branch(BTreeMap::new()));
             child.set(rest, node);
@@ -183,6 +243,12 @@ impl Node {
     }
 }
 
+/// The children in the order of their numbers, if they are 0, 1 and so on without a gap.
+fn numbered(children: &BTreeMap<String, Node>) -> Option<Vec<Node>> {
+    let item = |number: usize| children.get(&number.to_string()).cloned();
+    if children.is_empty() { None } else { (0..children.len()).map(item).collect() }
+}
+
 /// A value as YAML reads it back, also in a list: in quotes where it would mean something else without.
 pub(super) fn scalar(text: &str) -> String {
     let read = serde_saphyr::from_str::<Vec<Value>>(&format!("[{text}]"));
@@ -197,7 +263,7 @@ pub(super) fn scalar(text: &str) -> String {
     if is_plain { text.to_owned() } else { Value::from(text).to_string() }
 }
 
-/// Writes `a.b: value` pairs as nested YAML.
+/// Writes `a.b: value` pairs as nested YAML. A number is the place in a list.
 fn as_yaml(effective: &[(String, String)]) -> String {
     let mut text = String::new();
     let mut open: Vec<&str> = Vec::new();
@@ -207,7 +273,13 @@ fn as_yaml(effective: &[(String, String)]) -> String {
         let shared = open.iter().zip(folders).take_while(|(a, b)| a == b).count();
         open.truncate(shared);
         for folder in &folders[shared..] {
-            let _infallible = writeln!(text, "{}{folder}:", "  ".repeat(open.len()));
+            let indent = "  ".repeat(open.len());
+            let is_item = folder.bytes().all(|byte| byte.is_ascii_digit());
+            let _infallible = if is_item {
+                writeln!(text, "{indent}-")
+            } else {
+                writeln!(text, "{indent}{folder}:")
+            };
             open.push(folder);
         }
         let _infallible = writeln!(text, "{}{last}: {value}", "  ".repeat(open.len()));

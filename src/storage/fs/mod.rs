@@ -3,7 +3,6 @@
 //! Every object is a file. It is written under a temporary name, synced, renamed into place, and the
 //! folder is synced; so it appears whole or not at all, also after a power cut.
 
-mod buffers;
 mod folder;
 mod list;
 mod publish;
@@ -20,8 +19,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::{
-    Error, Fault, Key, ListQuery, Listing, ObjectMeta, Opened, Piece, Purge, Storage, WriteOptions,
-    Writer, layout,
+    Error, Fault, Key, ListQuery, Listing, ObjectMeta, Opened, Piece, Purge, Spool, Storage,
+    WriteOptions, Writer, buffers::Buffers, layout, spool::SpoolFile,
 };
 use crate::{oci::ByteRange, runtime::ByteBudget};
 
@@ -30,7 +29,7 @@ use crate::{oci::ByteRange, runtime::ByteBudget};
 pub struct Directory {
     root: PathBuf,
     budget: ByteBudget,
-    buffers: read::Buffers,
+    buffers: Buffers,
     early_sync: write::EarlySync,
 }
 
@@ -41,7 +40,7 @@ impl Directory {
     /// # Errors
     /// [`Error::Failed`] if the directory cannot be made.
     pub fn open(root: PathBuf, budget: ByteBudget) -> Result<Self, Error> {
-        let (buffers, early_sync) = (read::Buffers::new(), write::EarlySync::new());
+        let (buffers, early_sync) = (Buffers::new(), write::EarlySync::new());
         let directory = Self { root, budget, buffers, early_sync };
         let temporary = directory.temporary_folder();
         folder::ensure(&temporary).map_err(|error| {
@@ -104,6 +103,24 @@ impl Storage for Directory {
         let (temporary, path) = (self.temporary_path(), self.path(to));
         let join = publish::Join { pieces: paths, size_bytes, temporary };
         blocking("compose", to, move || join.publish(&path)).await
+    }
+
+    async fn spool(&self) -> Result<Spool, Error> {
+        let path = self.temporary_path();
+        let make = move || SpoolFile::create(path);
+        let file = blocking("spool", &unfinished_key(), make).await?;
+        Ok(Spool::new(file, self.budget.clone(), self.buffers.clone()))
+    }
+
+    async fn adopt(&self, spool: &Spool, to: &Key) -> Result<(), Error> {
+        let (file, path) = (spool.file(), self.path(to));
+        blocking("adopt", to, move || {
+            file.rename_by(|from, file| {
+                file.sync_all()?;
+                folder::publish(from, &path)
+            })
+        })
+        .await
     }
 
     async fn list(&self, prefix: &Key, query: ListQuery) -> Result<Listing, Error> {

@@ -6,22 +6,13 @@ use bytes::Bytes;
 use futures_util::stream;
 use tokio::task::JoinHandle;
 
+use super::super::buffers::{BufferPool, Buffers, WINDOW_PIECES};
 use super::super::{Error, Fault, Key, ObjectMeta, ObjectStream, Opened, READ_PATIENCE};
-use super::{blocking, buffers::BufferPool, failed, object_meta};
+use super::{blocking, failed, object_meta};
 use crate::{
     oci::ByteRange,
     runtime::{ByteBudget, Permit},
 };
-
-/// Bytes read at once while few are reading. Measured: half as much costs half as much processor time again,
-/// twice as much gains nothing.
-const LARGE_PIECE_BYTES: usize = 256 << 10;
-
-/// Bytes read at once while many are reading, so that all of them fit into the budget.
-const SMALL_PIECE_BYTES: usize = 64 << 10;
-
-/// Pieces of one stream in memory: one that is being sent, one that waits for it, one that is being read.
-const WINDOW_PIECES: u64 = 3;
 
 /// Objects up to this length are read while they are opened: one hop to the blocking pool for links and
 /// manifests.
@@ -32,28 +23,6 @@ pub(super) struct Source {
     pub(super) path: PathBuf,
     pub(super) key: Key,
     pub(super) buffers: Buffers,
-}
-
-/// Buffers for pieces of both sizes.
-#[derive(Clone, Debug)]
-pub(super) struct Buffers {
-    large: BufferPool,
-    small: BufferPool,
-}
-
-impl Buffers {
-    pub(super) fn new() -> Self {
-        let (large, small) =
-            (BufferPool::new(LARGE_PIECE_BYTES), BufferPool::new(SMALL_PIECE_BYTES));
-        Self { large, small }
-    }
-
-    /// Large pieces while they leave half of the budget free.
-    fn for_stream(&self, budget: &ByteBudget) -> &BufferPool {
-        let window_bytes = WINDOW_PIECES * self.large.buffer_bytes() as u64;
-        let is_roomy = budget.free_bytes() >= budget.total_bytes() / 2 + window_bytes;
-        if is_roomy { &self.large } else { &self.small }
-    }
 }
 
 /// What one visit to the blocking pool finds.

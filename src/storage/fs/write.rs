@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::{self, IoSlice, Write},
+    io,
     path::{Path, PathBuf},
     sync::{
         Arc, OnceLock,
@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::{sync::Semaphore, task::JoinHandle};
 
-use super::super::{Durability, Error, Key, Writer};
+use super::super::{Durability, Error, Key, Writer, vectored};
 use super::{blocking, failed, folder};
 use crate::runtime::{ByteBudget, Permit, Pieces};
 
@@ -27,10 +27,6 @@ const SMALL_BATCH_BYTES: usize = 128 << 10;
 
 /// Batches of one writer in memory: one that is written, one that gathers.
 const WINDOW_BATCHES: u64 = 2;
-
-/// Bytes given to the kernel at once. Measured on ext4: with more, it backs the file with larger folios, and
-/// 32 writers together get a third less throughput.
-const CALL_BYTES: usize = 32 << 10;
 
 /// After so many bytes the disk begins to be given what was written, so that little is left to wait for at
 /// the end.
@@ -172,20 +168,6 @@ impl Writer for FileWriter {
     }
 }
 
-fn write_all_vectored(mut file: &File, pieces: &Pieces) -> io::Result<()> {
-    let mut slices: Vec<IoSlice<'_>> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
-    let mut rest = slices.as_mut_slice();
-    while !rest.is_empty() {
-        match file.write_vectored(rest) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(written) => IoSlice::advance_slices(&mut rest, written),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
-
 /// A file that is made when the first bytes come, and removed when it is dropped without being published.
 #[derive(Debug)]
 struct TemporaryFile {
@@ -210,12 +192,8 @@ impl TemporaryFile {
         }
     }
 
-    fn append(&self, mut batch: Pieces) -> io::Result<()> {
-        let file = self.file()?;
-        while !batch.is_empty() {
-            write_all_vectored(file, &batch.take_front(CALL_BYTES))?;
-        }
-        Ok(())
+    fn append(&self, batch: Pieces) -> io::Result<()> {
+        vectored::write_all(self.file()?, batch)
     }
 
     fn sync_behind(&self) {

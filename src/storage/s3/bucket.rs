@@ -1,6 +1,6 @@
 //! The bucket: where its keys are and how long it may take to answer.
 
-use std::{fmt, sync::atomic::AtomicBool, time::Duration};
+use std::{fmt, io, sync::atomic::AtomicBool, time::Duration};
 
 use aws_sdk_s3::{
     Client,
@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     runtime::{ByteBudget, Permit, Pieces, Tasks},
-    storage::{Error, Fault, Key, ObjectMeta},
+    storage::{Error, Fault, Key, ObjectMeta, Spool, buffers::Buffers, spool::SpoolFile},
 };
 
 /// Rate at which even a slow line sends a body.
@@ -38,13 +38,15 @@ pub(super) struct Bucket {
     /// Set when the server was found not to know batch deletes.
     pub(super) deletes_one_by_one: AtomicBool,
     pub(super) bookmarks: Bookmarks,
+    buffers: Buffers,
 }
 
 impl Bucket {
     pub(super) async fn connect(config: Config, budget: ByteBudget) -> Self {
         let client = client::connect(&config).await;
         let (tasks, deletes_one_by_one, bookmarks) = Default::default();
-        Self { client, config, budget, tasks, deletes_one_by_one, bookmarks }
+        let buffers = Buffers::new();
+        Self { client, config, budget, tasks, deletes_one_by_one, bookmarks, buffers }
     }
 
     /// The bucket's name.
@@ -64,6 +66,19 @@ impl Bucket {
     /// write to it holds some of the budget already, and must not wait for itself.
     pub(super) async fn reserve(&self, bytes: u64) -> Permit {
         self.budget.acquire(bytes.min(self.budget.total_bytes() / 2)).await
+    }
+
+    /// A spool on this machine's disk.
+    pub(super) async fn spool(&self) -> Result<Spool, Error> {
+        let folder = self.config.spool.clone();
+        let made = tokio::task::spawn_blocking(move || SpoolFile::create_nameless(&folder)).await;
+        let file = made.map_err(io::Error::other).flatten().map_err(|error| {
+            let key = "s3".parse().expect("a plain word is a key");
+            let path = self.config.spool.display();
+            let named = io::Error::new(error.kind(), format!("{path}: {error}"));
+            Error::failed("spool", &key, Fault::Other, named)
+        })?;
+        Ok(Spool::new(file, self.budget.clone(), self.buffers.clone()))
     }
 
     /// Settings of a request that sends `bytes`.

@@ -1,6 +1,6 @@
 //! What the driver has to be told.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use crate::{runtime::Secret, storage::Key};
 
@@ -9,6 +9,9 @@ pub(super) const MIN_PART_BYTES: u64 = 5 << 20;
 
 /// Largest object that S3 takes in one request.
 pub(super) const MAX_PART_BYTES: u64 = 5 << 30;
+
+/// Where content waits on its way into the bucket.
+const SPOOL: &str = "./millpond-data/spool";
 
 /// Where the bucket is, who asks, and how patiently.
 #[derive(Clone, Debug)]
@@ -46,6 +49,9 @@ pub struct Config {
     pub write_concurrency: usize,
     /// Server-side copies of one composition that are under way at once, default 16.
     pub compose_concurrency: usize,
+    /// Folder on this machine's disk for content on its way here from another registry, default
+    /// `./millpond-data/spool`. Its files have no names and are gone with the process.
+    pub spool: PathBuf,
     /// Longest wait for a connection, default 3 s.
     pub connect_timeout: Duration,
     /// Longest silence: until a request is answered, and between two pieces of a body; default 30 s.
@@ -100,6 +106,7 @@ impl Config {
             part_bytes: 8 << 20,
             write_concurrency: 4,
             compose_concurrency: 16,
+            spool: PathBuf::from(SPOOL),
             connect_timeout: Duration::from_secs(3),
             request_timeout: Duration::from_secs(30),
             attempts: 4,

@@ -34,8 +34,8 @@ use bytes::Bytes;
 pub use config::{Checksums, Config, ConfigError, Encryption};
 
 use super::{
-    Error, Fault, Key, ListQuery, Listing, ObjectMeta, Opened, Piece, Purge, Storage, WriteOptions,
-    Writer,
+    Error, Fault, Key, ListQuery, Listing, ObjectMeta, Opened, Piece, Purge, Spool, Storage,
+    WriteOptions, Writer,
 };
 use crate::{oci::ByteRange, runtime::ByteBudget};
 use bucket::Bucket;
@@ -89,6 +89,14 @@ impl Storage for S3 {
 
     async fn compose(&self, pieces: &[Piece], to: &Key) -> Result<(), Error> {
         compose::compose(&self.bucket, pieces, to).await
+    }
+
+    async fn spool(&self) -> Result<Spool, Error> {
+        self.bucket.spool().await
+    }
+
+    async fn adopt(&self, spool: &Spool, to: &Key) -> Result<(), Error> {
+        writer::adopt(&self.bucket, spool, to).await
     }
 
     async fn list(&self, prefix: &Key, query: ListQuery) -> Result<Listing, Error> {

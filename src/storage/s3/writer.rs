@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     runtime::{Permit, Pieces},
-    storage::{Error, Fault, Key, Writer},
+    storage::{Error, Fault, Key, Spool, Writer},
 };
 
 /// After how many parts they double. Ten steps to 10,000 parts reach beyond the largest object.
@@ -104,6 +104,23 @@ impl ObjectWriter {
         self.sent_parts += 1;
         upload.add(|target| multipart::send(target, pieces, permit)).await
     }
+}
+
+/// Makes an object of a spool.
+pub(super) async fn adopt(bucket: &Arc<Bucket>, spool: &Spool, to: &Key) -> Result<(), Error> {
+    let size_bytes = spool.file().size_bytes();
+    let size_bytes = size_bytes.map_err(|error| Error::failed("adopt", to, Fault::Other, error))?;
+    let mut writer = Box::new(ObjectWriter::new(Arc::clone(bucket), to.clone(), Some(size_bytes)));
+    let window = spool.window(size_bytes).await?;
+    let mut offset = 0;
+    while offset < size_bytes {
+        let bytes = window.read(offset, size_bytes - offset).await?;
+        offset += bytes.len() as u64;
+        // A part keeps its bytes until it is sent, and pays for them; a buffer of the window would be missed.
+        writer.write(Bytes::copy_from_slice(&bytes)).await?;
+    }
+    drop(window);
+    writer.commit().await
 }
 
 /// Bytes of the part after `parts` others.

@@ -3,6 +3,7 @@
 
 pub(crate) mod listing;
 pub(crate) mod objects;
+pub(crate) mod spools;
 pub(crate) mod writing;
 
 use bytes::Bytes;

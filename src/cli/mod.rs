@@ -1,5 +1,7 @@
 //! The command line.
 
+mod prewarm;
+
 use std::{
     io::{self, Write},
     path::PathBuf,
@@ -16,8 +18,8 @@ use crate::{
     storage, telemetry,
 };
 
-/// Exit status for a configuration that cannot be used (`EX_USAGE` of sysexits.h).
-const EXIT_CONFIGURATION: u8 = 64;
+/// Exit status for a configuration or for arguments that cannot be used (`EX_USAGE` of sysexits.h).
+const EXIT_UNUSABLE: u8 = 64;
 
 /// Threads for file access. Enough for a slow shared file system to have work waiting; few enough that their
 /// stacks and allocator caches stay small beside the buffers.
@@ -38,6 +40,8 @@ enum Command {
     Serve(ConfigArgument),
     /// Check a configuration and the storage it names, and show what is in force.
     Check(ConfigArgument),
+    /// Pull images through a running daemon, so that its caches and its storage hold them.
+    Prewarm(prewarm::Arguments),
 }
 
 #[derive(Debug, clap::Args)]
@@ -51,22 +55,48 @@ struct ConfigArgument {
 /// Runs the command line of this process.
 #[must_use]
 pub fn run() -> ExitCode {
-    let arguments = Arguments::parse();
-    let (Command::Serve(ConfigArgument { config }) | Command::Check(ConfigArgument { config })) =
-        &arguments.command;
-    let loaded = match Config::load(config.as_deref(), &ProcessEnvironment) {
-        Ok(loaded) => loaded,
-        Err(error) => return fail(&error, EXIT_CONFIGURATION),
-    };
-    telemetry::init(&loaded.config.log);
-    let mut builder = tokio::runtime::Builder::new_multi_thread();
-    let runtime = match builder.enable_all().max_blocking_threads(BLOCKING_THREADS).build() {
-        Ok(runtime) => runtime,
-        Err(error) => return fail(&error, 1),
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return explain(&error),
     };
     match arguments.command {
-        Command::Serve(_) => runtime.block_on(serve(loaded.config)),
-        Command::Check(_) => runtime.block_on(check(&loaded)),
+        Command::Serve(argument) => configured(&argument, |loaded| serve(loaded.config)),
+        Command::Check(argument) => configured(&argument, check),
+        // Nothing of the daemon's configuration concerns it: the daemon may be on another machine.
+        Command::Prewarm(arguments) => on_runtime(prewarm::run(arguments)),
+    }
+}
+
+/// Prints help, the version, or what is wrong with the command line.
+fn explain(error: &clap::Error) -> ExitCode {
+    let _nobody_reads = error.print();
+    let wrong_prewarm =
+        error.use_stderr() && std::env::args_os().nth(1).is_some_and(|name| name == "prewarm");
+    // The other commands keep clap's status for a wrong command line: 64 from them means the configuration.
+    if wrong_prewarm {
+        return ExitCode::from(EXIT_UNUSABLE);
+    }
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(1))
+}
+
+/// Does `work` with the configuration that `argument` names.
+fn configured<F: Future<Output = ExitCode>>(
+    argument: &ConfigArgument,
+    work: impl FnOnce(Loaded) -> F,
+) -> ExitCode {
+    let loaded = match Config::load(argument.config.as_deref(), &ProcessEnvironment) {
+        Ok(loaded) => loaded,
+        Err(error) => return fail(&error, EXIT_UNUSABLE),
+    };
+    telemetry::init(&loaded.config.log);
+    on_runtime(work(loaded))
+}
+
+fn on_runtime(work: impl Future<Output = ExitCode>) -> ExitCode {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    match builder.enable_all().max_blocking_threads(BLOCKING_THREADS).build() {
+        Ok(runtime) => runtime.block_on(work),
+        Err(error) => fail(&error, 1),
     }
 }
 
@@ -117,7 +147,7 @@ impl Signals {
     }
 }
 
-async fn check(loaded: &Loaded) -> ExitCode {
+async fn check(loaded: Loaded) -> ExitCode {
     let mut output = std::io::stdout();
     let _nobody_reads = output.write_all(loaded.effective.as_bytes());
     match probe(&loaded.config).await {

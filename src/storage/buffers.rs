@@ -4,8 +4,42 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
+use crate::runtime::ByteBudget;
+
+/// Bytes read at once while few are reading. Measured: half as much costs half as much processor time again,
+/// twice as much gains nothing.
+const LARGE_PIECE_BYTES: usize = 256 << 10;
+
+/// Bytes read at once while many are reading, so that all of them fit into the budget.
+const SMALL_PIECE_BYTES: usize = 64 << 10;
+
+/// Pieces of one stream in memory: one that is being sent, one that waits for it, one that is being read.
+pub(super) const WINDOW_PIECES: u64 = 3;
+
 /// Free buffers that are kept. More are in use at times; those are given back to the allocator.
 const KEPT_BUFFERS: usize = 48;
+
+/// Buffers for pieces of both sizes.
+#[derive(Clone, Debug)]
+pub(super) struct Buffers {
+    large: BufferPool,
+    small: BufferPool,
+}
+
+impl Buffers {
+    pub(super) fn new() -> Self {
+        let (large, small) =
+            (BufferPool::new(LARGE_PIECE_BYTES), BufferPool::new(SMALL_PIECE_BYTES));
+        Self { large, small }
+    }
+
+    /// Large pieces while they leave half of the budget free.
+    pub(super) fn for_stream(&self, budget: &ByteBudget) -> &BufferPool {
+        let window_bytes = WINDOW_PIECES * self.large.buffer_bytes() as u64;
+        let is_roomy = budget.free_bytes() >= budget.total_bytes() / 2 + window_bytes;
+        if is_roomy { &self.large } else { &self.small }
+    }
+}
 
 /// Buffers of one size. Using them again saves the kernel clearing fresh pages for every read, and keeps
 /// the memory of the process where the readers' budget says it is. Cloning shares them.

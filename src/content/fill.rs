@@ -1,0 +1,253 @@
+//! Fills: content that comes from another registry, each once, whoever asks for it.
+//!
+//! A fill belongs to nobody who reads it. It writes what comes into a spool, from which every reader takes what
+//! it wants at its own pace; it goes on when the last of them has gone, and becomes an object of the storage
+//! when its bytes hash to their digest. Until then the last bytes are kept back, so that no reader of wrong
+//! bytes sees a clean end.
+
+use std::{
+    collections::HashMap,
+    ops::Range,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use bytes::Bytes;
+use futures_util::stream;
+use tokio::sync::watch;
+
+use super::{Content, Error, Remote};
+use crate::{
+    oci::{ByteRange, Digest},
+    runtime::{Abandoned, Tasks},
+    storage::{self, Fault, ObjectStream, Spool, SpoolWindow, layout},
+};
+
+/// Bytes at the end that nobody gets before all of them are verified.
+const KEPT_BACK_BYTES: u64 = 4 << 10;
+
+/// A range that begins so far ahead of a fill does not wait for it: clients that read images lazily ask for
+/// bytes here and there. Several seconds of a fast line.
+const FAR_BYTES: u64 = 64 << 20;
+
+/// How far a fill is.
+#[derive(Clone, Debug)]
+pub(super) enum Progress {
+    /// The other registry has not answered yet.
+    Opening,
+    /// Bytes are coming.
+    Running {
+        spool: Spool,
+        /// Length of the whole.
+        size_bytes: u64,
+        /// Bytes that can be read.
+        written_bytes: u64,
+    },
+    /// All bytes are here and are the right ones.
+    Verified { spool: Spool, size_bytes: u64 },
+    /// It has ended without all bytes.
+    Failed(Arc<Error>),
+}
+
+impl Progress {
+    /// Which bytes may be read, from the first.
+    const fn readable_bytes(&self) -> u64 {
+        match self {
+            Self::Opening | Self::Failed(_) => 0,
+            Self::Running { size_bytes, written_bytes, .. } => {
+                let open_bytes = size_bytes.saturating_sub(KEPT_BACK_BYTES);
+                if *written_bytes < open_bytes { *written_bytes } else { open_bytes }
+            }
+            Self::Verified { size_bytes, .. } => *size_bytes,
+        }
+    }
+}
+
+/// A fill that somebody reads.
+#[derive(Clone, Debug)]
+pub struct Fill {
+    digest: Digest,
+    remote: Remote,
+    progress: watch::Receiver<Progress>,
+}
+
+impl Fill {
+    /// What is filled.
+    #[must_use]
+    pub const fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// Where the bytes come from.
+    #[must_use]
+    pub const fn remote(&self) -> &Remote {
+        &self.remote
+    }
+
+    /// Waits until the other registry has answered, and reads the content or a range of it as it comes.
+    ///
+    /// # Errors
+    /// [`Error::Fill`] if nothing can be had; [`Error::RangeOutside`]. The stream ends in an error if the
+    /// bytes stop coming or are not those of the digest.
+    pub async fn open(mut self, range: Option<ByteRange>) -> Result<Content, Error> {
+        let (spool, size_bytes) = self.begun().await?;
+        let range = match range {
+            None => 0..size_bytes,
+            Some(range) => range
+                .resolve(size_bytes)
+                .ok_or(Error::RangeOutside { digest: self.digest, size_bytes })?,
+        };
+        let is_far =
+            range.start > self.progress.borrow().readable_bytes().saturating_add(FAR_BYTES);
+        if is_far && let Some(stream) = self.remote.open_range(&self.digest, range.clone()).await {
+            return Ok(Content { size_bytes, range, stream });
+        }
+        let window = spool.window(range.end - range.start).await?;
+        let reader =
+            Reader { digest: self.digest, progress: self.progress, window, range: range.clone() };
+        Ok(Content { size_bytes, range, stream: reader.stream() })
+    }
+
+    /// Waits until the fill is over, well or badly, and its content kept, if it will be.
+    pub async fn ended(mut self) {
+        while self.progress.changed().await.is_ok() {}
+    }
+
+    async fn begun(&mut self) -> Result<(Spool, u64), Error> {
+        let has_begun = |progress: &Progress| !matches!(progress, Progress::Opening);
+        match &*self.progress.wait_for(has_begun).await.map_err(|_gone| Abandoned)? {
+            Progress::Running { spool, size_bytes, .. }
+            | Progress::Verified { spool, size_bytes } => Ok((spool.clone(), *size_bytes)),
+            Progress::Failed(error) => Err(Error::Fill(Arc::clone(error))),
+            Progress::Opening => Err(Abandoned.into()),
+        }
+    }
+}
+
+/// One client's way through a fill.
+struct Reader {
+    digest: Digest,
+    progress: watch::Receiver<Progress>,
+    window: SpoolWindow,
+    /// What has not been read yet.
+    range: Range<u64>,
+}
+
+impl Reader {
+    fn stream(self) -> ObjectStream {
+        Box::pin(stream::try_unfold(self, |mut reader| async {
+            let bytes = reader.next().await?;
+            Ok(bytes.map(|bytes| (bytes, reader)))
+        }))
+    }
+
+    async fn next(&mut self) -> Result<Option<Bytes>, storage::Error> {
+        if self.range.is_empty() {
+            return Ok(None);
+        }
+        let readable_bytes = self.readable().await.map_err(|error| {
+            storage::Error::failed("fill", &layout::blob(&self.digest), Fault::Unavailable, error)
+        })?;
+        let most = readable_bytes.min(self.range.end) - self.range.start;
+        let bytes = self.window.read(self.range.start, most).await?;
+        self.range.start += bytes.len() as u64;
+        Ok(Some(bytes))
+    }
+
+    /// Waits until there is a byte to read. Returns where those end that can be read.
+    async fn readable(&mut self) -> Result<u64, Error> {
+        let start = self.range.start;
+        let is_ready = |progress: &Progress| {
+            progress.readable_bytes() > start || matches!(progress, Progress::Failed(_))
+        };
+        match &*self.progress.wait_for(is_ready).await.map_err(|_gone| Abandoned)? {
+            Progress::Failed(error) => Err(Error::Fill(Arc::clone(error))),
+            other => Ok(other.readable_bytes()),
+        }
+    }
+}
+
+/// The fills that are under way.
+#[derive(Clone, Debug)]
+pub(super) struct Fills {
+    running: Arc<Mutex<HashMap<Digest, Fill>>>,
+    pub(super) tasks: Tasks,
+}
+
+impl Fills {
+    /// No fills yet; they will run in `tasks`.
+    pub(super) fn new(tasks: Tasks) -> Self {
+        Self { running: Arc::default(), tasks }
+    }
+
+    /// The fill of `digest` that is under way, or a new one that `begin` is to work on.
+    pub(super) fn join_or_begin(
+        &self,
+        digest: Digest,
+        remote: &Remote,
+        begin: impl FnOnce(Ongoing),
+    ) -> Fill {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(fill) = running.get(&digest) {
+            return fill.clone();
+        }
+        let (sender, progress) = watch::channel(Progress::Opening);
+        let fill = Fill { digest, remote: remote.clone(), progress };
+        running.insert(digest, fill.clone());
+        drop(running);
+        begin(Ongoing { fills: self.clone(), digest, progress: Arc::new(sender) });
+        fill
+    }
+
+    /// The fill of `digest`, if one is under way.
+    pub(super) fn join(&self, digest: &Digest) -> Option<Fill> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).get(digest).cloned()
+    }
+}
+
+/// The end of a fill at which the work is done. However it is dropped, nobody joins it any more.
+#[derive(Debug)]
+pub(super) struct Ongoing {
+    fills: Fills,
+    pub(super) digest: Digest,
+    progress: Arc<watch::Sender<Progress>>,
+}
+
+impl Ongoing {
+    /// Tells readers how far it is.
+    pub(super) fn publish(&self, progress: Progress) {
+        self.progress.send_replace(progress);
+    }
+
+    /// Tells readers that nothing more is to come. Whoever asks because of that begins a new fill.
+    pub(super) fn fail(&self, error: Arc<Error>) {
+        self.leave();
+        self.publish(Progress::Failed(error));
+    }
+
+    /// From now on nobody joins it.
+    fn leave(&self) {
+        let own = self.progress.subscribe();
+        let mut running = self.fills.running.lock().unwrap_or_else(PoisonError::into_inner);
+        if running.get(&self.digest).is_some_and(|fill| fill.progress.same_channel(&own)) {
+            running.remove(&self.digest);
+        }
+    }
+
+    /// What tells readers that so many more bytes can be read.
+    pub(super) fn written(&self, bytes: u64) -> impl FnOnce() + Send + 'static + use<> {
+        let progress = Arc::clone(&self.progress);
+        move || {
+            progress.send_modify(|progress| {
+                if let Progress::Running { written_bytes, .. } = progress {
+                    *written_bytes += bytes;
+                }
+            });
+        }
+    }
+}
+
+impl Drop for Ongoing {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}

@@ -1,0 +1,213 @@
+//! What tags of mirrored repositories point to.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use moka::future::Cache;
+use tokio::time::Instant;
+
+use super::{Freshness, Mirrored, manifests::ServedManifest};
+use crate::{
+    oci::{Digest, Reference, RepositoryName, Tag},
+    registry::{Error, StoredManifest},
+    runtime::{SingleFlight, Tasks},
+    storage::layout,
+    upstream::{self, Policy},
+};
+
+/// Tags remembered at once. An entry is about 400 bytes.
+const KNOWN_TAGS: u64 = 100_000;
+
+type Key = (RepositoryName, Tag);
+
+/// What tags were found to point to, and who is asking.
+#[derive(Debug)]
+pub(super) struct Tags {
+    known: Cache<Key, KnownTag>,
+    questions: SingleFlight<Key, Result<KnownTag, Arc<Error>>>,
+}
+
+impl Tags {
+    pub(super) fn new(tasks: &Tasks) -> Self {
+        let questions = SingleFlight::new("ask for a tag", tasks.clone());
+        Self { known: Cache::new(KNOWN_TAGS), questions }
+    }
+}
+
+/// What is known of a tag.
+#[derive(Clone, Debug)]
+struct KnownTag {
+    state: TagState,
+    /// When the other registry was last asked.
+    asked: Instant,
+}
+
+#[derive(Clone, Debug)]
+enum TagState {
+    /// The other registry says that it points here.
+    Present(Digest),
+    /// It does not know the tag.
+    Absent,
+    /// It cannot say; this is what the tag pointed to before.
+    Stale(Digest, Arc<Error>),
+}
+
+impl KnownTag {
+    fn now(state: TagState) -> Self {
+        Self { state, asked: Instant::now() }
+    }
+
+    /// Whether it may be relied on without asking.
+    fn is_fresh(&self, policy: &Policy) -> bool {
+        let time = match self.state {
+            TagState::Present(_) => policy.tag_ttl,
+            // Whoever does not answer is not asked for every pull, but soon again.
+            TagState::Absent | TagState::Stale(..) => policy.negative_ttl,
+        };
+        self.asked.elapsed() < time
+    }
+}
+
+impl Mirrored {
+    pub(super) async fn manifest_by_tag(&self, tag: &Tag) -> Result<ServedManifest, Error> {
+        let known = self.known_tag(tag).await?;
+        match known.state {
+            TagState::Absent => {
+                Err(Error::ManifestUnknown { reference: Reference::Tag(tag.clone()) })
+            }
+            TagState::Present(digest) => {
+                let stored = match self.local.manifest_by_digest(&digest).await {
+                    Err(Error::ManifestUnknown { .. }) => {
+                        self.fetch_manifest(Reference::Digest(digest)).await
+                    }
+                    other => other,
+                };
+                Ok(ServedManifest { stored: stored?, freshness: Freshness::Current })
+            }
+            TagState::Stale(digest, why) => {
+                let stored = self.held_whole(&digest).await?.ok_or(Error::Shared(why))?;
+                Ok(ServedManifest { stored, freshness: Freshness::Stale })
+            }
+        }
+    }
+
+    /// The manifest if it and everything it refers to is held.
+    async fn held_whole(&self, digest: &Digest) -> Result<Option<Arc<StoredManifest>>, Error> {
+        match self.local.manifest_by_digest(digest).await {
+            Ok(stored) => Ok(self.is_complete(&stored).await?.then_some(stored)),
+            Err(Error::ManifestUnknown { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn known_tag(&self, tag: &Tag) -> Result<KnownTag, Error> {
+        let key = (self.name().clone(), tag.clone());
+        let tags = &self.mirrors().tags;
+        if let Some(known) = tags.known.get(&key).await
+            && known.is_fresh(self.upstream.policy())
+        {
+            return Ok(known);
+        }
+        let (mirrored, wanted) = (self.clone(), tag.clone());
+        let question = async move { mirrored.ask_for_tag(wanted).await.map_err(Arc::new) };
+        tags.questions.run(key, question).await?.map_err(Error::Shared)
+    }
+
+    async fn ask_for_tag(&self, tag: Tag) -> Result<KnownTag, Error> {
+        let key = (self.name().clone(), tag.clone());
+        let known = self.mirrors().tags.known.get(&key).await;
+        // Whoever was asked while this one waited for its turn.
+        if let Some(known) = known
+            && known.is_fresh(self.upstream.policy())
+        {
+            return Ok(known);
+        }
+        let held = self.held_tag(&tag).await?;
+        let known = match held {
+            Some(held) if held.age < self.upstream.policy().tag_ttl => held.as_known(),
+            Some(held) => self.revalidate(&tag, held).await?,
+            None => self.fetch_tag(&tag).await?,
+        };
+        self.mirrors().tags.known.insert(key, known.clone()).await;
+        Ok(known)
+    }
+
+    /// A tag that nothing is known of: its manifest says it all.
+    async fn fetch_tag(&self, tag: &Tag) -> Result<KnownTag, Error> {
+        match self.fetch_manifest(Reference::Tag(tag.clone())).await {
+            Ok(stored) => Ok(self.pointed(tag, stored.digest).await),
+            Err(error) if error.is_manifest_unknown() => Ok(KnownTag::now(TagState::Absent)),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn revalidate(&self, tag: &Tag, held: HeldTag) -> Result<KnownTag, Error> {
+        let reference = Reference::Tag(tag.clone());
+        let moved_to = match self.upstream.head_manifest(&self.remote, &reference).await {
+            Ok(head) if head.digest == Some(held.digest) => {
+                self.confirm(&held.digest).await;
+                return Ok(self.pointed(tag, held.digest).await);
+            }
+            Ok(head) => head.digest.map_or(reference, Reference::Digest),
+            Err(error) if error.is_not_found() => return Ok(KnownTag::now(TagState::Absent)),
+            Err(error) => return self.stale(tag, held, error),
+        };
+        match self.fetch_manifest(moved_to).await {
+            Ok(stored) => Ok(self.pointed(tag, stored.digest).await),
+            Err(error) if held.age < self.upstream.policy().max_stale => {
+                Ok(KnownTag::now(TagState::Stale(held.digest, Arc::new(error))))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn stale(&self, tag: &Tag, held: HeldTag, error: upstream::Error) -> Result<KnownTag, Error> {
+        if held.age >= self.upstream.policy().max_stale {
+            return Err(error.into());
+        }
+        let (name, age_seconds) = (self.name(), held.age.as_secs());
+        tracing::warn!(%name, %tag, %error, age_seconds, "a tag cannot be checked; what it was is served");
+        Ok(KnownTag::now(TagState::Stale(held.digest, Arc::new(error.into()))))
+    }
+
+    /// Notes where a tag points. The date of its link tells every process when it was asked for.
+    async fn pointed(&self, tag: &Tag, digest: Digest) -> KnownTag {
+        let moved = async {
+            self.local.move_tags(&[tag], &digest).await?;
+            self.local.note_tags(&[tag], &digest).await
+        };
+        if let Err(error) = moved.await {
+            let name = self.name();
+            tracing::error!(%name, %tag, %error, "where a tag points could not be kept");
+        }
+        KnownTag::now(TagState::Present(digest))
+    }
+
+    async fn held_tag(&self, tag: &Tag) -> Result<Option<HeldTag>, Error> {
+        let key = layout::tag_current(self.name(), tag);
+        let held = self.registry.links.read_dated(&key).await?;
+        Ok(held.map(|(digest, modified)| HeldTag {
+            digest,
+            // A storage whose clock is ahead has written just now.
+            age: SystemTime::now().duration_since(modified).unwrap_or_default(),
+        }))
+    }
+}
+
+/// What the storage has of a tag.
+#[derive(Clone, Copy, Debug)]
+struct HeldTag {
+    digest: Digest,
+    /// Since the other registry last said so.
+    age: Duration,
+}
+
+impl HeldTag {
+    fn as_known(self) -> KnownTag {
+        let now = Instant::now();
+        let asked = now.checked_sub(self.age).unwrap_or(now);
+        KnownTag { state: TagState::Present(self.digest), asked }
+    }
+}
