@@ -30,7 +30,7 @@ pub struct Directory {
     root: PathBuf,
     budget: ByteBudget,
     buffers: Buffers,
-    early_sync: write::EarlySync,
+    long_files: write::LongFiles,
 }
 
 impl Directory {
@@ -40,8 +40,8 @@ impl Directory {
     /// # Errors
     /// [`Error::Failed`] if the directory cannot be made.
     pub fn open(root: PathBuf, budget: ByteBudget) -> Result<Self, Error> {
-        let (buffers, early_sync) = (Buffers::new(), write::EarlySync::new());
-        let directory = Self { root, budget, buffers, early_sync };
+        let (buffers, long_files) = (Buffers::new(), write::LongFiles::default());
+        let directory = Self { root, budget, buffers, long_files };
         let temporary = directory.temporary_folder();
         folder::ensure(&temporary).map_err(|error| {
             let named = io::Error::new(error.kind(), format!("{}: {error}", temporary.display()));
@@ -93,7 +93,7 @@ impl Storage for Directory {
             path: self.path(key),
             durability: options.durability,
         };
-        let writer = write::FileWriter::new(target, self.budget.clone(), self.early_sync.clone());
+        let writer = write::FileWriter::new(target, self.budget.clone(), self.long_files.clone());
         Ok(Box::new(writer))
     }
 
