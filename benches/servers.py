@@ -29,11 +29,11 @@ REGION = "us-east-1"
 UNWANTED = ("AWS_", "OTEL_", "REGISTRY_", "MINIO_", "MILLPOND_")
 
 
-def add_arguments(parser):
-    """What every benchmark must know about the programs."""
+def add_arguments(parser, third="minio"):
+    """What every benchmark must know about the programs; the third is not in all of them."""
     parser.add_argument("--millpond", type=pathlib.Path, help="default: built here, release profile")
     parser.add_argument("--distribution", type=pathlib.Path, help="default: installed with go")
-    parser.add_argument("--minio", type=pathlib.Path, help="default: installed with go")
+    parser.add_argument(f"--{third}", type=pathlib.Path, help="default: installed")
     parser.add_argument("--load", type=pathlib.Path, help="the load generator; default: built here")
     parser.add_argument("--millpond-config", type=json.loads, default={}, metavar="JSON", help="merged into its file")
     parser.add_argument("--scratch", type=pathlib.Path, help="for the servers' data, on a real disk; default: TMPDIR")
@@ -50,6 +50,8 @@ class Programs:
             self.paths["distribution"] = arguments.distribution or installed("registry")
         if "minio" in storages:
             self.paths["minio"] = arguments.minio or installed("minio")
+        if "nginx" in kinds:
+            self.paths["nginx"] = arguments.nginx or unpacked("nginx", "usr/sbin/nginx")
         self.load = arguments.load or build_load()
         self.millpond_config = arguments.millpond_config
 
@@ -66,7 +68,8 @@ class Programs:
 
 
 def version(path):
-    result = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
+    flag = "-v" if path.name == "nginx" else "--version"
+    result = subprocess.run([path, flag], capture_output=True, text=True, check=False)
     text = (result.stdout or result.stderr).strip()
     return text.splitlines()[0] if text else "unknown"
 
@@ -105,6 +108,26 @@ def installed(name):
             shutil.rmtree(home, ignore_errors=True)
             os.rename(f"{aside}/built", home)
     return home / name
+
+
+def unpacked(package, file):
+    """A program of Debian's, whose version is pinned by the release: the machine's own, or the
+    package unpacked into the cache. Not installed: that would start a service."""
+    found = shutil.which(package, path=os.environ.get("PATH", "") + ":/usr/sbin")
+    home = CACHE / f"{package}-debian"
+    if found or (home / file).exists():
+        return pathlib.Path(found or home / file)
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=CACHE, prefix="unpacking-") as aside:
+        # apt downloads as a user of its own, who must be able to write here.
+        os.chmod(aside, 0o777)
+        subprocess.run(["apt-get", "update", "-qq"], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(["apt-get", "download", "-qq", package], cwd=aside, check=True, stdout=subprocess.DEVNULL)
+        (archive,) = pathlib.Path(aside).glob("*.deb")
+        subprocess.run(["dpkg-deb", "--extract", archive, f"{aside}/tree"], check=True)
+        shutil.rmtree(home, ignore_errors=True)
+        os.rename(f"{aside}/tree", home)
+    return home / file
 
 
 def free_port():

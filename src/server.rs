@@ -61,7 +61,7 @@ impl Server {
         let driver = storage::Driver::open(&config.storage, budget).await?;
         let shared: SharedStorage = Arc::new(Metered::new(driver.shared(), &metrics));
         tracing::info!(storage = %shared, "storage is open");
-        let upstreams = Upstreams::new(&config.upstreams, &metrics)?;
+        let upstreams = Upstreams::new(&config.upstreams, &tasks, &metrics)?;
         let registry = Registry::new(
             config.registry.clone(),
             Arc::clone(&shared),

@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::net::SocketAddr;
 use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
@@ -27,6 +28,10 @@ pub(crate) enum Action {
     Seed(Seed),
     /// Push and pull with many clients, and watch the server's memory.
     Memory(Memory),
+    /// Be the registry that mirrors are measured in front of.
+    Upstream(Upstream),
+    /// Pull the upstream's image with many clients at once.
+    Pull(Pull),
 }
 
 /// The registry under load.
@@ -155,7 +160,67 @@ pub(crate) enum Order {
     PushThenPull,
 }
 
-/// A number of bytes, written as `512`, `64KiB`, `1MiB` or `2GiB`.
+/// The image of the upstream: whoever serves it and whoever pulls it know every byte.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Original {
+    /// Sizes of the layers, with how many of each: SIZExCOUNT.
+    #[arg(long, value_delimiter = ',', default_value = "64MiBx4")]
+    pub(crate) layers: Vec<Layers>,
+
+    /// Images of different seeds have no layer in common.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Upstream {
+    #[command(flatten)]
+    pub(crate) original: Original,
+
+    /// Address and port to listen on.
+    #[arg(long)]
+    pub(crate) listen: SocketAddr,
+
+    /// Bytes of blobs per second, all connections together. Without it: as fast as it goes.
+    #[arg(long)]
+    pub(crate) rate: Option<ByteSize>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Pull {
+    #[command(flatten)]
+    pub(crate) original: Original,
+
+    /// Where the mirror listens, such as http://127.0.0.1:5000.
+    #[arg(long)]
+    pub(crate) target: String,
+
+    /// Clients that begin at the same moment.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) clients: usize,
+
+    /// Connections of one client, each with one request in flight; dockerd's default.
+    #[arg(long, default_value_t = 3)]
+    pub(crate) connections: usize,
+
+    /// Pull only the first layer, without asking for the manifest.
+    #[arg(long)]
+    pub(crate) blob: bool,
+
+    /// Further clients, which begin earlier and read slowly. They are left when the others are done.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) slow: usize,
+
+    /// Bytes per second of each slow client.
+    #[arg(long, default_value = "1MiB")]
+    pub(crate) slow_rate: ByteSize,
+
+    /// Leave after so many seconds; the report says how many clients were not done.
+    #[arg(long, default_value_t = 1800.0)]
+    pub(crate) seconds: f64,
+}
+
+/// A number of bytes, written as `512`, `64KiB`, `1MiB`, `2GiB` or `5MB`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct ByteSize(pub(crate) u64);
 
@@ -171,7 +236,9 @@ impl FromStr for ByteSize {
             "KiB" => 1 << 10,
             "MiB" => MIB,
             "GiB" => 1 << 30,
-            _ => bail!("{text:?} does not end in B, KiB, MiB or GiB"),
+            // Lines are rated in these.
+            "MB" => 1_000_000,
+            _ => bail!("{text:?} does not end in B, KiB, MiB, GiB or MB"),
         };
         number.checked_mul(unit).map(Self).with_context(|| format!("{text:?} is too large"))
     }

@@ -4,6 +4,7 @@
 //! share everything but the tail, so the hash of what they share is computed once and each digest
 //! costs one more block of SHA-256: neither hashing nor generating is in the timed sections.
 
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
@@ -87,6 +88,39 @@ impl Layer {
     pub(crate) fn body(&self, framing: Framing) -> LayerBody {
         LayerBody { layer: self.clone(), framing, position: 0, sent: Arc::default() }
     }
+
+    /// Its bytes from `position`, which is before its end, at most so many: fewer where the block
+    /// it repeats ends.
+    pub(crate) fn part(&self, position: u64, most_bytes: u64) -> Bytes {
+        let (source, range) = self.locate(position, most_bytes);
+        source.slice(range)
+    }
+
+    /// Whether `data` is what it has at `position`.
+    pub(crate) fn has(&self, position: u64, mut data: &[u8]) -> bool {
+        let mut position = position;
+        while !data.is_empty() && position < self.size_bytes {
+            let (source, range) = self.locate(position, data.len() as u64);
+            let (head, rest) = data.split_at(range.len());
+            if head != &source[range] {
+                return false;
+            }
+            position += head.len() as u64;
+            data = rest;
+        }
+        data.is_empty()
+    }
+
+    fn locate(&self, position: u64, most_bytes: u64) -> (&Bytes, Range<usize>) {
+        let shared = self.size_bytes - TAIL_BYTES;
+        let (source, start, left) = if position < shared {
+            let start = position % BLOCK_BYTES as u64;
+            (&self.block, start, (BLOCK_BYTES as u64 - start).min(shared - position))
+        } else {
+            (&self.tail, position - shared, self.size_bytes - position)
+        };
+        (source, start as usize..(start + most_bytes.min(left)) as usize)
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -111,17 +145,11 @@ impl LayerBody {
     }
 
     fn next_part(&self) -> Bytes {
-        let shared = self.layer.size_bytes - TAIL_BYTES;
-        if self.position >= shared {
-            return self.layer.tail.clone();
-        }
         let frame = match self.framing {
             Framing::Chunked => CHUNK_BYTES,
             Framing::Length => FRAME_BYTES,
         };
-        let start = self.position % BLOCK_BYTES as u64;
-        let part = frame.min(BLOCK_BYTES as u64 - start).min(shared - self.position);
-        self.layer.block.slice(start as usize..(start + part) as usize)
+        self.layer.part(self.position, frame)
     }
 }
 

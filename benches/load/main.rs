@@ -2,7 +2,9 @@
 //!
 //! It measures one row of work (`run`) against any registry, prepares what the reading rows read
 //! (`seed`), and holds a crowd of clients against one server while watching its memory
-//! (`memory`). `benches/compare` and `benches/memory` start the servers and call it.
+//! (`memory`). For mirrors it is both sides: the registry that is mirrored (`upstream`) and the
+//! clients of the mirror (`pull`). `benches/compare`, `benches/memory` and `benches/mirror` start
+//! the servers and call it.
 //!
 //! One thread drives every connection: the machine's other cores belong to the server. Its own
 //! CPU time is part of each report, so that a row which measured the client shows it.
@@ -12,12 +14,18 @@
 mod arguments;
 mod client;
 mod content;
+mod count;
+mod crowd;
+mod line;
+mod manifest;
 mod memory;
+mod original;
 mod process;
 mod pull;
 mod push;
 mod report;
 mod row;
+mod upstream;
 
 use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser};
@@ -41,6 +49,8 @@ fn main() -> Result<()> {
             Action::Run(run) => row::run(run).await,
             Action::Seed(seed) => pull::seed(seed).await,
             Action::Memory(memory) => memory::run(memory).await,
+            Action::Upstream(arguments) => upstream::run(arguments).await,
+            Action::Pull(arguments) => crowd::run(arguments).await,
         }
     })
 }

@@ -6,7 +6,6 @@ use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{Method, StatusCode};
 use http_body_util::{Either, Full};
-use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::arguments::Seed;
@@ -14,37 +13,17 @@ use crate::client::{
     Client, Drained, Reuse, Sink, content_length, drain, empty, expect, keep, request,
 };
 use crate::content::{Content, digest_name};
+use crate::manifest::{
+    CONFIG_BYTES, CONFIG_TYPE, Descriptor, LAYER_TYPE, MANIFEST_ACCEPT, MANIFEST_TYPE, Manifest,
+};
 use crate::push::{PushStyle, push};
 use crate::report::Sample;
 
 /// Where the image is that the reading rows read.
 const REPOSITORY: &str = "bench/pull";
 const TAG: &str = "latest";
-const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
-/// What containerd sends when it resolves a name.
-const MANIFEST_ACCEPT: &str = "application/vnd.docker.distribution.manifest.v2+json, \
-    application/vnd.docker.distribution.manifest.list.v2+json, \
-    application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, */*";
-const CONFIG_BYTES: u64 = 4 << 10;
 /// Gives seeded layers other digests than those of the pushing rows.
 const SEED: u64 = 0x5eed;
-
-#[derive(Debug, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Manifest {
-    schema_version: u32,
-    media_type: String,
-    config: Descriptor,
-    layers: Vec<Descriptor>,
-}
-
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Descriptor {
-    media_type: String,
-    digest: String,
-    size: u64,
-}
 
 /// Pushes the image that the reading rows read.
 ///
@@ -52,20 +31,13 @@ struct Descriptor {
 /// When the registry does not take it.
 pub(crate) async fn seed(arguments: Seed) -> Result<()> {
     let mut client = Client::new(&arguments.target.target, Reuse::KeepAlive)?;
-    let config =
-        seed_layers(&mut client, CONFIG_BYTES, 1, "application/vnd.oci.image.config.v1+json")
-            .await?;
+    let config = seed_layers(&mut client, CONFIG_BYTES, 1, CONFIG_TYPE).await?;
     let mut layers = Vec::new();
     for group in arguments.layers {
-        let media_type = "application/vnd.oci.image.layer.v1.tar+gzip";
-        layers.extend(seed_layers(&mut client, group.size.0, group.count, media_type).await?);
+        layers.extend(seed_layers(&mut client, group.size.0, group.count, LAYER_TYPE).await?);
     }
-    let manifest = Manifest {
-        schema_version: 2,
-        media_type: MANIFEST_TYPE.to_owned(),
-        config: config.into_iter().next().context("no config was pushed")?,
-        layers,
-    };
+    let config = config.into_iter().next().context("no config was pushed")?;
+    let manifest = Manifest::new(config, layers);
     let body = Full::new(Bytes::from(serde_json::to_vec(&manifest)?));
     let put = request(Method::PUT, &format!("/v2/{REPOSITORY}/manifests/{TAG}"))
         .header(CONTENT_TYPE, MANIFEST_TYPE);
@@ -86,8 +58,7 @@ async fn seed_layers(
     for index in 0..count {
         let layer = content.layer(index);
         push(client, REPOSITORY, &layer, PushStyle::Containerd).await?;
-        let media_type = media_type.to_owned();
-        descriptors.push(Descriptor { media_type, digest: layer.digest, size: size_bytes });
+        descriptors.push(Descriptor::of(&layer, media_type));
     }
     Ok(descriptors)
 }

@@ -1,5 +1,7 @@
 //! The one map from failures to answers.
 
+use std::time::Duration;
+
 use http::{HeaderValue, Response, StatusCode, header};
 
 use super::{body::Body, route::InvalidRoute};
@@ -15,8 +17,13 @@ use crate::{
     upstream,
 };
 
-/// After how many seconds a client should try again while the storage is in trouble.
-const RETRY_AFTER_SECONDS: u16 = 2;
+/// After how long a client should try again while there is trouble that may pass soon: the storage does not
+/// answer, buffers or connections are in use.
+const RETRY_AFTER: Duration = Duration::from_secs(2);
+
+/// The same for an upstream that wants fewer requests and does not say until when. It is then left alone for as
+/// long ([`upstream`]); who comes earlier hears how much is left of that.
+const RETRY_AFTER_LIMIT: Duration = Duration::from_secs(30);
 
 /// A request that is answered with an error.
 #[derive(Debug, thiserror::Error)]
@@ -115,13 +122,7 @@ impl Error {
         *response.status_mut() = status;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(header::RETRY_AFTER, RETRY_AFTER_SECONDS.into());
-        }
-        if let Some(upstream::Error::RateLimited { retry_after: Some(time), .. }) = self.upstream()
-        {
-            headers.insert(header::RETRY_AFTER, time.as_secs().max(1).into());
-        }
+        headers.extend(self.retry_after(status).map(|wait| (header::RETRY_AFTER, seconds(wait))));
         match self {
             Self::Method { allowed } | Self::DeleteDisabled { allowed } => {
                 headers.insert(header::ALLOW, HeaderValue::from_static(allowed));
@@ -133,6 +134,19 @@ impl Error {
             _ => {}
         }
         response
+    }
+
+    /// When the client should come back, where `status` says that it should.
+    fn retry_after(&self, status: StatusCode) -> Option<Duration> {
+        match (status, self.upstream()) {
+            (_, Some(upstream::Error::RateLimited { retry_after, .. })) => {
+                Some(retry_after.unwrap_or(RETRY_AFTER_LIMIT))
+            }
+            (StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS, _) => {
+                Some(RETRY_AFTER)
+            }
+            (_, _) => None,
+        }
     }
 
     /// What another registry did to cause this, if one did.
@@ -159,6 +173,12 @@ impl Error {
                 .collect(),
         )
     }
+}
+
+/// A time in whole seconds, at least one; rounded up, because who comes a moment too early comes in vain.
+fn seconds(time: Duration) -> HeaderValue {
+    let begun = u64::from(time.subsec_nanos() > 0);
+    time.as_secs().saturating_add(begun).max(1).into()
 }
 
 fn unexpected() -> Answer {
@@ -247,7 +267,7 @@ fn upstream_answer(error: &upstream::Error) -> Answer {
         E::Denied { .. } => answer(StatusCode::FORBIDDEN, ErrorCode::Denied),
         E::RateLimited { .. } => answer(StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyRequests),
         E::Busy { .. } => answer(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable),
-        E::Timeout { .. } | E::Stalled { .. } => {
+        E::Timeout { .. } | E::Stalled { .. } | E::Slow { .. } => {
             answer(StatusCode::GATEWAY_TIMEOUT, ErrorCode::Unavailable)
         }
         E::Status { .. }
@@ -258,6 +278,7 @@ fn upstream_answer(error: &upstream::Error) -> Answer {
         | E::TooLarge { .. }
         | E::Realm { .. }
         | E::Credentials { .. } => answer(StatusCode::BAD_GATEWAY, ErrorCode::Unavailable),
+        E::Abandoned { .. } => unexpected(),
     }
 }
 
@@ -318,5 +339,75 @@ impl std::fmt::Display for Chain<'_> {
             cause = error.source();
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{runtime::BudgetExhausted, storage::Key};
+
+    fn storage_error(fault: Fault) -> storage::Error {
+        let key: Key = "a".parse().unwrap();
+        storage::Error::failed("read", &key, fault, BudgetExhausted)
+    }
+
+    /// The error as it comes to those who ask for a manifest, to those who wait for another's question, and to
+    /// those who wait for another's fill.
+    fn on_every_way(error: &upstream::Error) -> [registry::Error; 3] {
+        let fill = content::Error::Fill(Arc::new(content::Error::Upstream(error.clone())));
+        let shared = registry::Error::Shared(Arc::new(registry::Error::Upstream(error.clone())));
+        [registry::Error::Upstream(error.clone()), shared, registry::Error::Fetch(Arc::new(fill))]
+    }
+
+    fn answered(error: registry::Error) -> (u16, Option<String>) {
+        let response = Error::Registry(error).into_response();
+        let after = response.headers().get(header::RETRY_AFTER);
+        (response.status().as_u16(), after.map(|after| after.to_str().unwrap().to_owned()))
+    }
+
+    #[test]
+    fn an_upstream_that_may_give_more_later_has_its_time_told() {
+        let upstream: Arc<str> = "other.example".into();
+        let limited = |retry_after| upstream::Error::RateLimited {
+            upstream: Arc::clone(&upstream),
+            retry_after,
+        };
+        for (error, status, after) in [
+            (upstream::Error::Busy { upstream: Arc::clone(&upstream) }, 503, Some("2")),
+            (limited(None), 429, Some("30")),
+            (limited(Some(Duration::ZERO)), 429, Some("1")),
+            (limited(Some(Duration::from_secs(120))), 429, Some("120")),
+            (limited(Some(Duration::from_millis(6_001))), 429, Some("7")),
+            (limited(Some(Duration::MAX)), 429, Some("18446744073709551615")),
+            (upstream::Error::NotFound { upstream: Arc::clone(&upstream) }, 404, None),
+        ] {
+            for way in on_every_way(&error) {
+                assert_eq!(answered(way), (status, after.map(str::to_owned)), "{error:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_storage_that_may_do_better_later_has_a_time_told() {
+        for (fault, status) in [
+            (Fault::Busy, 503),
+            (Fault::Unavailable, 503),
+            (Fault::Denied, 503),
+            (Fault::Other, 503),
+            (Fault::Full, 507),
+            (Fault::Corrupt, 500),
+        ] {
+            let after = (status == 503).then(|| "2".to_owned());
+            let ways = [
+                registry::Error::Storage(storage_error(fault)),
+                registry::Error::Fetch(Arc::new(content::Error::Storage(storage_error(fault)))),
+            ];
+            for way in ways {
+                assert_eq!(answered(way), (status, after.clone()), "{fault:?}");
+            }
+        }
     }
 }

@@ -11,6 +11,8 @@ use std::{
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+pub use prewarm::{Image, InvalidImage};
+
 use crate::{
     config::{Config, Loaded, ProcessEnvironment},
     runtime::{ByteBudget, Shutdown},

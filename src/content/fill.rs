@@ -15,7 +15,7 @@ use bytes::Bytes;
 use futures_util::stream;
 use tokio::sync::watch;
 
-use super::{Content, Error, Remote};
+use super::{Content, Error, Remote, intake::Written};
 use crate::{
     oci::{ByteRange, Digest},
     runtime::{Abandoned, Tasks},
@@ -234,15 +234,15 @@ impl Ongoing {
     }
 
     /// What tells readers that so many more bytes can be read.
-    pub(super) fn written(&self, bytes: u64) -> impl FnOnce() + Send + 'static + use<> {
+    pub(super) fn written(&self) -> Written {
         let progress = Arc::clone(&self.progress);
-        move || {
+        Arc::new(move |bytes| {
             progress.send_modify(|progress| {
                 if let Progress::Running { written_bytes, .. } = progress {
                     *written_bytes += bytes;
                 }
             });
-        }
+        })
     }
 }
 

@@ -2,15 +2,20 @@
 //!
 //! Nothing here knows repositories. Bytes become readable under a digest only after hashing to it.
 
+mod ahead;
 mod error;
 mod fill;
 mod hash;
+mod intake;
+mod pace;
 mod receive;
+mod source;
 mod store;
 mod transfer;
 
 pub use error::Error;
 pub use fill::Fill;
 pub use receive::Received;
+pub use source::Remote;
 pub use store::{Content, ContentStore};
-pub use transfer::{AfterFill, FillEnd, Remote};
+pub use transfer::{AfterFill, FillEnd};

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use super::{
-    Error, Key, SharedStorage,
+    Error, Fault, Key, SharedStorage,
     fs::Directory,
     s3::{self, Checksums, ConfigError, Encryption, S3},
 };
@@ -44,6 +44,32 @@ impl Config {
     }
 }
 
+impl Config {
+    /// Whether the buffers have room for what the storage puts into them.
+    fn check_budget(&self, budget: &ByteBudget) -> Result<(), Error> {
+        let Self::S3(config) = self else { return Ok(()) };
+        let (least_bytes, there_bytes) = (config.least_buffer_bytes(), budget.total_bytes());
+        if there_bytes >= least_bytes {
+            return Ok(());
+        }
+        let (part, least) = (ByteSize(config.part_bytes), ByteSize(least_bytes));
+        let error = BuffersTooSmall { part, least, there: ByteSize(there_bytes) };
+        let root = "s3".parse().expect("a plain word is a key");
+        Err(Error::failed("configure", &root, Fault::Other, error))
+    }
+}
+
+/// The buffers of the process have no room for the parts of an upload.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "storage.s3.part: {part} needs memory.buffers of at least {least}, twice as much, and there are {there}"
+)]
+struct BuffersTooSmall {
+    part: ByteSize,
+    least: ByteSize,
+    there: ByteSize,
+}
+
 fn read_path(section: &mut Section<'_>) -> PathBuf {
     section.get("path", PathBuf::from(DIRECTORY))
 }
@@ -56,6 +82,7 @@ fn read_s3(section: &mut Section<'_>) -> s3::Config {
     let defaults = s3::Config::new(bucket);
     let config = s3::Config {
         endpoint: section.optional("endpoint"),
+        ca_file: section.optional("ca_file"),
         region: section.optional("region"),
         prefix: read_prefix(section),
         path_style: section.optional("path_style"),
@@ -87,6 +114,7 @@ fn read_s3(section: &mut Section<'_>) -> s3::Config {
 const fn key_of(error: ConfigError) -> &'static str {
     match error {
         ConfigError::Endpoint => "endpoint",
+        ConfigError::CaWithoutTls => "ca_file",
         ConfigError::Bucket => "bucket",
         ConfigError::HalfAKey => "access_key",
         ConfigError::PartBytes => "part",
@@ -159,8 +187,10 @@ impl Driver {
     /// Opens the storage. Buffers are paid for from `budget`.
     ///
     /// # Errors
-    /// A directory that cannot be made, or a bucket that cannot be addressed.
+    /// A directory that cannot be made, a bucket that cannot be addressed, or a budget that is too small
+    /// for it.
     pub async fn open(config: &Config, budget: ByteBudget) -> Result<Self, Error> {
+        config.check_budget(&budget)?;
         match config {
             Config::Directory { path } => {
                 Ok(Self::Directory(Directory::open(path.clone(), budget)?))

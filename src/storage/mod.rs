@@ -4,6 +4,7 @@
 //! `tests/`, plain and wrapped in fault injection. [`layout`] alone knows which key holds what.
 
 mod buffers;
+mod cached;
 mod config;
 mod error;
 pub mod fs;
@@ -30,7 +31,7 @@ pub use config::{Config, Driver};
 pub use error::{Error, Fault};
 pub use key::{InvalidKey, Key};
 pub use metered::Metered;
-pub use spool::{Appending, Spool, SpoolWindow};
+pub use spool::{Spool, SpoolWindow, SpoolWrite};
 
 use crate::{oci::ByteRange, runtime::Pieces};
 

@@ -15,11 +15,12 @@ use tokio::task::JoinHandle;
 use super::{
     Error, Fault, READ_PATIENCE,
     buffers::{BufferPool, Buffers, WINDOW_PIECES},
+    cached::read_cached,
     layout, vectored,
 };
 use crate::runtime::{ByteBudget, Permit, Pieces};
 
-/// A file that grows at its end while others read what it has. [`super::Storage::adopt`] makes it an object; if
+/// A file that is written piece by piece while others read what it has. [`super::Storage::adopt`] makes it an object; if
 /// it is dropped before, nothing is left of it. Cloning shares it.
 #[derive(Clone)]
 pub struct Spool {
@@ -37,14 +38,20 @@ impl Spool {
         Arc::clone(&self.file)
     }
 
-    /// Begins to write `pieces` at the end; `written` runs when they can be read. One call at a time.
+    /// Begins to write `pieces` from `offset` on, where nothing has been written; `written` runs when they can
+    /// be read.
     ///
     /// # Cancel safety
     /// Dropping what is returned does not stop the writing.
-    pub fn append(&self, pieces: Pieces, written: impl FnOnce() + Send + 'static) -> Appending {
+    pub fn write(
+        &self,
+        offset: u64,
+        pieces: Pieces,
+        written: impl FnOnce() + Send + 'static,
+    ) -> SpoolWrite {
         let file = Arc::clone(&self.file);
-        Appending(tokio::task::spawn_blocking(move || {
-            vectored::write_all(&file.file, pieces)?;
+        SpoolWrite(tokio::task::spawn_blocking(move || {
+            vectored::write_all_at(&file.file, pieces, offset)?;
             written();
             Ok(())
         }))
@@ -53,6 +60,12 @@ impl Spool {
     /// Memory for `bytes` on their way in.
     pub async fn reserve(&self, bytes: u64) -> Permit {
         self.budget.acquire(bytes).await
+    }
+
+    /// Memory for `bytes` on their way in, if it is free.
+    #[must_use]
+    pub fn try_reserve(&self, bytes: u64) -> Option<Permit> {
+        self.budget.try_acquire(bytes)
     }
 
     /// Memory to read up to `length` bytes through.
@@ -76,9 +89,9 @@ impl fmt::Debug for Spool {
 
 /// Bytes that are being written.
 #[derive(Debug)]
-pub struct Appending(JoinHandle<io::Result<()>>);
+pub struct SpoolWrite(JoinHandle<io::Result<()>>);
 
-impl Appending {
+impl SpoolWrite {
     /// Waits until they are written.
     ///
     /// # Errors
@@ -115,6 +128,12 @@ impl SpoolWindow {
     pub async fn read(&self, start: u64, most: u64) -> Result<Bytes, Error> {
         let (file, buffers) = (Arc::clone(&self.file), self.buffers.clone());
         let length = usize::try_from(most).unwrap_or(usize::MAX).min(buffers.buffer_bytes());
+        // Others come first: who reads from memory would otherwise never wait.
+        tokio::task::yield_now().await;
+        let cached = |buffer: &mut [u8]| read_cached(&file.file, buffer, start);
+        if let Ok(bytes) = buffers.filled(length, cached) {
+            return Ok(bytes);
+        }
         let read = tokio::task::spawn_blocking(move || {
             buffers.filled(length, |buffer| file.file.read_exact_at(buffer, start))
         });
@@ -143,7 +162,7 @@ pub(super) struct SpoolFile {
 impl SpoolFile {
     /// A new file called `path`, which it loses when it is dropped.
     pub(super) fn create(path: PathBuf) -> io::Result<Self> {
-        let file = File::options().read(true).append(true).create_new(true).open(&path)?;
+        let file = File::options().read(true).write(true).create_new(true).open(&path)?;
         Ok(Self { file, name: Mutex::new(Some(path)) })
     }
 

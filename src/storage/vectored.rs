@@ -12,18 +12,35 @@ use crate::runtime::Pieces;
 const CALL_BYTES: usize = 32 << 10;
 
 /// Writes all of `pieces` where the file's position is.
-pub(super) fn write_all(file: &File, mut pieces: Pieces) -> io::Result<()> {
+pub(super) fn write_all(mut file: &File, mut pieces: Pieces) -> io::Result<()> {
     while !pieces.is_empty() {
-        write_once(file, &pieces.take_front(CALL_BYTES))?;
+        write_once(&pieces.take_front(CALL_BYTES), |slices| file.write_vectored(slices))?;
     }
     Ok(())
 }
 
-fn write_once(mut file: &File, pieces: &Pieces) -> io::Result<()> {
+/// Writes all of `pieces` from `offset` on. The file's position neither matters nor changes.
+pub(super) fn write_all_at(file: &File, mut pieces: Pieces, mut offset: u64) -> io::Result<()> {
+    while !pieces.is_empty() {
+        let piece = pieces.take_front(CALL_BYTES);
+        write_once(&piece, |slices| {
+            let written = rustix::io::pwritev(file, slices, offset)?;
+            offset += written as u64;
+            Ok(written)
+        })?;
+    }
+    Ok(())
+}
+
+/// Has `write` take all of `pieces`, which may take fewer at once than it is given.
+fn write_once(
+    pieces: &Pieces,
+    mut write: impl FnMut(&[IoSlice<'_>]) -> io::Result<usize>,
+) -> io::Result<()> {
     let mut slices: Vec<IoSlice<'_>> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
     let mut rest = slices.as_mut_slice();
     while !rest.is_empty() {
-        match file.write_vectored(rest) {
+        match write(rest) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(written) => IoSlice::advance_slices(&mut rest, written),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

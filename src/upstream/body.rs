@@ -5,9 +5,16 @@ use std::{fmt, pin::Pin, sync::Arc, time::Duration};
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, TryStreamExt, stream};
 use reqwest::Response;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
-use super::{Error, exchange::Permits, metrics::UpstreamMetrics, throttle::Throttle};
+use super::{
+    Error,
+    exchange::Permits,
+    floor::{Floor, FloorWatch, TooSlow},
+    heard::Heard,
+    metrics::UpstreamMetrics,
+    throttle::Throttle,
+};
 
 /// The bytes of a blob, as they come. Unverified: whoever reads them checks their digest.
 ///
@@ -19,10 +26,13 @@ pub type RemoteStream = Pin<Box<dyn Stream<Item = Result<Bytes, Error>> + Send>>
 #[derive(Debug)]
 pub(super) struct Meter {
     pub(super) upstream: Arc<str>,
+    pub(super) heard: Arc<Heard>,
     pub(super) metrics: Arc<UpstreamMetrics>,
     pub(super) throttle: Option<Throttle>,
     /// Longest silence within a body.
     pub(super) stall_timeout: Duration,
+    /// The least that a streamed body must bring.
+    pub(super) floor: Floor,
     /// Longest time for a whole small body.
     pub(super) whole_timeout: Duration,
 }
@@ -33,6 +43,7 @@ struct Transfer {
     response: Response,
     _permits: Permits,
     left: Option<u64>,
+    watch: FloorWatch,
 }
 
 impl Meter {
@@ -44,8 +55,13 @@ impl Meter {
         expected_bytes: Option<u64>,
     ) -> RemoteStream {
         let meter = Arc::clone(self);
-        let transfer =
-            Transfer { meter: Arc::clone(self), response, _permits: permits, left: expected_bytes };
+        let transfer = Transfer {
+            meter: Arc::clone(self),
+            response,
+            _permits: permits,
+            left: expected_bytes,
+            watch: FloorWatch::new(self.floor),
+        };
         let pieces = stream::try_unfold(transfer, |mut transfer| async move {
             Ok(transfer.next().await?.map(|piece| (piece, transfer)))
         });
@@ -67,7 +83,8 @@ impl Meter {
             return Err(too_large());
         }
         let mut whole = BytesMut::new();
-        while let Some(piece) = self.piece(&mut response).await? {
+        while let Some(piece) = self.arrival(&mut response).await? {
+            self.pass(piece.len()).await;
             if (whole.len() + piece.len()) as u64 > limit_bytes {
                 return Err(too_large());
             }
@@ -76,7 +93,8 @@ impl Meter {
         Ok(whole.freeze())
     }
 
-    async fn piece(&self, response: &mut Response) -> Result<Option<Bytes>, Error> {
+    /// Waits for the next piece, and for nothing else.
+    async fn arrival(&self, response: &mut Response) -> Result<Option<Bytes>, Error> {
         let upstream = || Arc::clone(&self.upstream);
         let Ok(piece) = timeout(self.stall_timeout, response.chunk()).await else {
             return Err(Error::Stalled { upstream: upstream(), after: self.stall_timeout });
@@ -87,19 +105,34 @@ impl Meter {
         })?;
         if let Some(piece) = &piece {
             self.metrics.received(piece.len());
-            if let Some(throttle) = &self.throttle {
-                throttle.pass(piece.len()).await;
-            }
+            self.heard.now();
         }
         Ok(piece)
+    }
+
+    /// Waits until bytes that have come may go on.
+    async fn pass(&self, bytes: usize) {
+        if let Some(throttle) = &self.throttle {
+            throttle.pass(bytes).await;
+        }
     }
 }
 
 impl Transfer {
     async fn next(&mut self) -> Result<Option<Bytes>, Error> {
-        let piece = self.meter.piece(&mut self.response).await?;
-        let length = piece.as_ref().map_or(0, |piece| piece.len() as u64);
         let upstream = || Arc::clone(&self.meter.upstream);
+        // Of a body that is complete, nothing more is expected but its end.
+        if self.left != Some(0)
+            && let Err(TooSlow { bytes, within }) = self.watch.check()
+        {
+            return Err(Error::Slow { upstream: upstream(), bytes, within });
+        }
+        let asked = Instant::now();
+        let piece = self.meter.arrival(&mut self.response).await?;
+        let length = piece.as_ref().map_or(0, Bytes::len);
+        self.watch.note(asked.elapsed(), length);
+        self.meter.pass(length).await;
+        let length = length as u64;
         match self.left {
             Some(left) if length > left => {
                 let what = "it sends more than it announced";

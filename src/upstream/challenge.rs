@@ -2,7 +2,7 @@
 
 /// One challenge of a server, in a scheme that this module can answer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Challenge {
+pub enum Challenge {
     /// A name and a password.
     Basic,
     /// A token of a token server.
@@ -11,13 +11,13 @@ pub(super) enum Challenge {
 
 /// Where to get a token, and for what.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct BearerChallenge {
+pub struct BearerChallenge {
     /// URL of the token server.
-    pub(super) realm: String,
+    pub realm: String,
     /// What the token server calls the registry.
-    pub(super) service: Option<String>,
+    pub service: Option<String>,
     /// What the token must allow; several are separated by spaces.
-    pub(super) scope: Option<String>,
+    pub scope: Option<String>,
 }
 
 /// A scheme and its parameters, as they were written.
@@ -27,9 +27,9 @@ struct Written<'a> {
     parameters: Vec<(&'a str, String)>,
 }
 
-/// The challenges of all `values` of the header that can be answered, in order. Schemes that are not
+/// The challenges of all `values` of `WWW-Authenticate` that can be answered, in order. Schemes that are not
 /// known are left out, and so is what does not follow the grammar.
-pub(super) fn parse<'a>(values: impl Iterator<Item = &'a str>) -> Vec<Challenge> {
+pub fn parse<'a>(values: impl Iterator<Item = &'a str>) -> Vec<Challenge> {
     values.flat_map(parse_value).filter_map(Written::understood).collect()
 }
 

@@ -20,9 +20,14 @@ const NEGATIVE_TTL: Duration = Duration::from_secs(30);
 const MAX_STALE: Duration = Duration::from_hours(7 * 24);
 const CONNECTIONS: usize = 64;
 const CONNECTIONS_MOST: usize = 4096;
+const CONNECTIONS_PER_BLOB: usize = 4;
+const CONNECTIONS_PER_BLOB_MOST: usize = 16;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A line of 512 kbit/s is as much for each of the 64 connections by default.
+const LEAST_BYTES_PER_SECOND: ByteSize = ByteSize(1 << 10);
 
 /// Docker Hub, and where docker daemons find nothing but it.
 const DEFAULT_UPSTREAM: [(&str, &str); 2] = [("name", "docker.io"), ("listen", "127.0.0.1:5001")];
@@ -133,6 +138,9 @@ pub struct Policy {
 pub struct Limits {
     /// Most requests at once. One eighth of them, at least one, is kept free of blobs. Default: 64.
     pub connections: usize,
+    /// Most connections for one large blob. More than one is used only while that is found to be faster, and
+    /// only while others leave connections free. Default: 4; 1 for never more than one.
+    pub connections_per_blob: usize,
     /// Most bytes of bodies per second, all transfers together. Default: no limit.
     pub bytes_per_second: Option<ByteSize>,
     /// Longest wait for a connection. Default: 10 s.
@@ -142,6 +150,10 @@ pub struct Limits {
     pub response_timeout: Duration,
     /// Longest silence within a body. Default: 30 s.
     pub stall_timeout: Duration,
+    /// Least bytes per second of one blob, on average over twice the stall timeout. One that brings less is
+    /// as good as silent: its connection is given up. Only time spent waiting for the upstream counts.
+    /// Default: 1 KiB; 0 for no limit.
+    pub least_bytes_per_second: ByteSize,
 }
 
 /// Address of a registry: scheme, host and port.
@@ -360,6 +372,11 @@ impl Limits {
                 defaults.connections,
                 1..=CONNECTIONS_MOST,
             ),
+            connections_per_blob: section.get_within(
+                "connections_per_blob",
+                defaults.connections_per_blob,
+                1..=CONNECTIONS_PER_BLOB_MOST,
+            ),
             bytes_per_second: section.optional("bytes_per_second"),
             connect_timeout: section.get_within(
                 "connect_timeout",
@@ -372,6 +389,8 @@ impl Limits {
                 wait.clone(),
             ),
             stall_timeout: section.get_within("stall_timeout", defaults.stall_timeout, wait),
+            least_bytes_per_second: section
+                .get("least_bytes_per_second", defaults.least_bytes_per_second),
         };
         if limits.bytes_per_second == Some(ByteSize(0)) {
             let message = "more than nothing is expected; leave it out for no limit";
@@ -385,10 +404,12 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: CONNECTIONS,
+            connections_per_blob: CONNECTIONS_PER_BLOB,
             bytes_per_second: None,
             connect_timeout: CONNECT_TIMEOUT,
             response_timeout: RESPONSE_TIMEOUT,
             stall_timeout: STALL_TIMEOUT,
+            least_bytes_per_second: LEAST_BYTES_PER_SECOND,
         }
     }
 }

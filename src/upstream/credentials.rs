@@ -13,20 +13,29 @@ use http::HeaderValue;
 use super::{
     config::CredentialsConfig,
     docker_config::{self, Found},
-    flight::Flights,
     helper,
 };
-use crate::runtime::Secret;
+use crate::runtime::{Abandoned, Secret, SingleFlight, Tasks};
 
 /// What proves who this side is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Credential {
+pub enum Credential {
     /// Nothing: this side is nobody.
     Anonymous,
     /// A name and a password.
-    Password { username: String, password: Secret },
+    Password {
+        /// The name.
+        username: String,
+        /// The password.
+        password: Secret,
+    },
     /// A token that a token server exchanges for others.
-    Identity { username: String, token: Secret },
+    Identity {
+        /// The name.
+        username: String,
+        /// The token.
+        token: Secret,
+    },
     /// A token for the registry itself.
     Token(Secret),
 }
@@ -81,6 +90,9 @@ pub enum CredentialsError {
         /// What happened; never what the program printed.
         what: &'static str,
     },
+    /// Looking for them came to no end.
+    #[error(transparent)]
+    Abandoned(#[from] Abandoned),
     /// The credentials have characters that no header can carry.
     #[error("the credentials cannot be put in a header")]
     Characters,
@@ -92,12 +104,13 @@ pub(super) struct Credentials {
     source: CredentialsConfig,
     login: Login,
     current: Mutex<Option<Credential>>,
-    looking: Flights<(), Result<Credential, Arc<CredentialsError>>>,
+    looking: SingleFlight<(), Result<Credential, Arc<CredentialsError>>>,
 }
 
 impl Credentials {
-    pub(super) fn new(source: CredentialsConfig, login: Login) -> Self {
-        Self { source, login, current: Mutex::default(), looking: Flights::new() }
+    pub(super) fn new(source: CredentialsConfig, login: Login, tasks: Tasks) -> Self {
+        let looking = SingleFlight::new("look for credentials", tasks);
+        Self { source, login, current: Mutex::default(), looking }
     }
 
     /// Whether they can be used; reads a file, and runs no program.
@@ -112,7 +125,7 @@ impl Credentials {
                 let read = std::fs::read_to_string(path);
                 let text =
                     read.map_err(|source| CredentialsError::File { path: path.clone(), source })?;
-                let found = docker_config::lookup(&text, &self.login);
+                let found = docker_config::lookup(&text, &self.login.hosts);
                 found
                     .map(|_| ())
                     .ok_or_else(|| CredentialsError::DockerConfig { path: path.clone() })
@@ -126,10 +139,10 @@ impl Credentials {
             return Ok(credential);
         }
         let (source, login) = (self.source.clone(), self.login.clone());
-        let found = self
-            .looking
-            .join((), || async move { find(&source, &login).await.map_err(Arc::new) })
-            .await?;
+        let look = async move { find(&source, &login).await.map_err(Arc::new) };
+        let found = self.looking.run((), look).await;
+        let found =
+            found.unwrap_or_else(|abandoned| Err(Arc::new(CredentialsError::from(abandoned))))?;
         // That there are none is not remembered: somebody may log in.
         if found != Credential::Anonymous {
             *self.lock() = Some(found.clone());
@@ -179,7 +192,7 @@ async fn find(source: &CredentialsConfig, login: &Login) -> Result<Credential, C
             let read = tokio::fs::read_to_string(path).await;
             let text =
                 read.map_err(|source| CredentialsError::File { path: path.clone(), source })?;
-            match docker_config::lookup(&text, login) {
+            match docker_config::lookup(&text, &login.hosts) {
                 None => Err(CredentialsError::DockerConfig { path: path.clone() }),
                 Some(Found::Nothing) => Ok(Credential::Anonymous),
                 Some(Found::Credential(credential)) => Ok(credential),

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use base64::prelude::{BASE64_STANDARD, Engine};
 use serde::Deserialize;
 
-use super::credentials::{Credential, Login};
+use super::credentials::Credential;
 use crate::runtime::Secret;
 
-/// What [`lookup`] found.
+/// What Docker's file says about a registry.
 #[derive(Debug)]
-pub(super) enum Found {
+pub enum Found {
     /// Credentials.
     Credential(Credential),
     /// The program to ask, `docker-credential-<this>`.
@@ -36,14 +36,16 @@ struct Entry {
     identitytoken: String,
 }
 
-/// What the file `text` says about a registry; `None` if it is not of the form that Docker writes.
+/// What the file `text` says about a registry that is called by any of `hosts`, with their ports; `None` if it
+/// is not of the form that Docker writes.
 ///
 /// In this order: a helper for this registry, what stands in the file, and the helper for all, which
 /// Docker leaves empty entries for.
-pub(super) fn lookup(text: &str, login: &Login) -> Option<Found> {
+#[must_use]
+pub fn lookup(text: &str, hosts: &[String]) -> Option<Found> {
     let file: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text).ok()?;
     let file: File = serde_json::from_value(file.into()).ok()?;
-    let is_it = |key: &str| login.hosts.iter().any(|host| host == host_of(key));
+    let is_it = |key: &str| hosts.iter().any(|host| host == host_of(key));
     if let Some((_, helper)) = file.cred_helpers.iter().find(|(key, _)| is_it(key)) {
         return Some(Found::Helper(helper.clone()));
     }
@@ -90,9 +92,8 @@ mod tests {
 
     use super::*;
 
-    fn hub() -> Login {
-        let hosts = ["index.docker.io", "docker.io"].map(str::to_owned).to_vec();
-        Login { server: "https://index.docker.io/v1/".to_owned(), hosts }
+    fn hub() -> [String; 2] {
+        ["index.docker.io", "docker.io"].map(str::to_owned)
     }
 
     fn password(found: Option<Found>) -> (String, String) {

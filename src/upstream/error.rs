@@ -71,6 +71,16 @@ pub enum Error {
         /// How long was waited.
         after: Duration,
     },
+    /// A body brought too little for too long.
+    #[error("{upstream} sent only {bytes} bytes of a body in {within:?}")]
+    Slow {
+        /// The upstream's name.
+        upstream: Arc<str>,
+        /// How much came.
+        bytes: u64,
+        /// In how much time of waiting for it.
+        within: Duration,
+    },
     /// A body ended before it was complete.
     #[error("the connection to {upstream} broke within a body")]
     Interrupted {
@@ -122,6 +132,12 @@ pub enum Error {
         /// The host, or the scheme and the host.
         host: String,
     },
+    /// The work of asking ended without a result, because of a mistake in this program.
+    #[error("asking {upstream} was abandoned")]
+    Abandoned {
+        /// The upstream's name.
+        upstream: Arc<str>,
+    },
     /// This side's credentials cannot be had.
     #[error("no credentials for {upstream}")]
     Credentials {
@@ -150,12 +166,14 @@ impl Error {
             Self::Timeout { .. } => "timeout",
             Self::Busy { .. } => "busy",
             Self::Stalled { .. } => "stalled",
+            Self::Slow { .. } => "slow",
             Self::Interrupted { .. } => "interrupted",
             Self::Connect { .. } => "connect",
             Self::Tls { .. } => "tls",
             Self::Protocol { .. } => "protocol",
             Self::TooLarge { .. } => "too_large",
             Self::Realm { .. } => "realm",
+            Self::Abandoned { .. } => "abandoned",
             Self::Credentials { .. } => "credentials",
         }
     }
@@ -175,6 +193,7 @@ impl Error {
             | Self::Timeout { .. }
             | Self::Busy { .. }
             | Self::Stalled { .. }
+            | Self::Slow { .. }
             | Self::Interrupted { .. }
             | Self::Connect { .. } => true,
             Self::Status { status, .. } => *status >= 500,
@@ -185,6 +204,7 @@ impl Error {
             | Self::Protocol { .. }
             | Self::TooLarge { .. }
             | Self::Realm { .. }
+            | Self::Abandoned { .. }
             | Self::Credentials { .. } => false,
         }
     }

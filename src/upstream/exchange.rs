@@ -15,6 +15,7 @@ use tokio::{
 use super::{
     Error,
     auth::{Asked, Authenticator, Proof},
+    heard::Heard,
     metrics::{Kind, Outcome, UpstreamMetrics},
     pause::Pauses,
     quota::Quota,
@@ -43,6 +44,7 @@ pub(super) struct Exchange {
     pub(super) authenticator: Authenticator,
     pub(super) pauses: Arc<Pauses>,
     pub(super) quota: Quota,
+    pub(super) heard: Arc<Heard>,
     pub(super) turns: Turns,
     pub(super) metrics: Arc<UpstreamMetrics>,
     pub(super) response_timeout: Duration,
@@ -60,6 +62,8 @@ pub(super) struct Address {
 pub(super) struct Turns {
     all: Arc<Semaphore>,
     blobs: Arc<Semaphore>,
+    /// Turns of blobs, taken or not.
+    blobs_most: usize,
 }
 
 /// The right to a request; given back when dropped, after the last byte of the body.
@@ -127,6 +131,12 @@ impl Exchange {
                     break;
                 }
             }
+        }
+        match &result {
+            Ok(_answer) => self.heard.now(),
+            Err(error) if error.is_of_the_address() => self.heard.failed(),
+            // It is there, and says so; but who gets nothing from it for one name may get nothing for another.
+            Err(_refusal) => {}
         }
         let answered = result.inspect_err(|error| self.heed(call.kind, error))?;
         Ok(Answer { response: answered.response, permits })
@@ -298,7 +308,16 @@ impl Turns {
     pub(super) fn new(connections: usize) -> Self {
         let kept_free = connections.div_ceil(FREE_OF_BLOBS).min(connections.saturating_sub(1));
         let blobs = connections - kept_free;
-        Self { all: Arc::new(Semaphore::new(connections)), blobs: Arc::new(Semaphore::new(blobs)) }
+        Self {
+            all: Arc::new(Semaphore::new(connections)),
+            blobs: Arc::new(Semaphore::new(blobs)),
+            blobs_most: blobs,
+        }
+    }
+
+    /// Whether at least half of the turns that blobs may take are free.
+    pub(super) fn are_mostly_free(&self) -> bool {
+        2 * self.blobs.available_permits() >= self.blobs_most
     }
 
     /// Waits for a turn, no longer than `patience`.

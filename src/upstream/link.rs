@@ -5,9 +5,14 @@ use http::{HeaderMap, header};
 /// The target of the first link whose relation is `next`, as it was written.
 pub(super) fn next(headers: &HeaderMap) -> Option<String> {
     let values = headers.get_all(header::LINK).iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(links).find_map(|(target, parameters)| {
-        parameters.split(';').any(is_next).then(|| target.to_owned())
-    })
+    values.filter_map(next_of).map(str::to_owned).next()
+}
+
+/// The same, of one value of the header.
+#[must_use]
+pub fn next_of(value: &str) -> Option<&str> {
+    let is_to_next = |(_, parameters): &(&str, &str)| parameters.split(';').any(is_next);
+    links(value).find(is_to_next).map(|(target, _)| target)
 }
 
 /// Each target in angle brackets with what stands between it and the next one.

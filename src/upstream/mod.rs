@@ -16,7 +16,8 @@ mod credentials;
 mod docker_config;
 mod error;
 mod exchange;
-mod flight;
+mod floor;
+mod heard;
 mod helper;
 mod link;
 mod listing;
@@ -26,9 +27,11 @@ mod pause;
 mod quirks;
 mod quota;
 mod remote;
+mod several;
 mod throttle;
 mod token;
 mod transport;
+pub mod wire;
 
 use std::{collections::HashMap, fmt, sync::Arc};
 
@@ -50,13 +53,17 @@ use self::{
     body::Meter,
     credentials::{Credentials, Login},
     exchange::{Address, Exchange, Turns},
+    floor::Floor,
+    heard::Heard,
     metrics::{Metrics, PausedSeconds, UpstreamMetrics},
     pause::Pauses,
     quota::Quota,
+    several::Several,
     throttle::Throttle,
     token::{Server, Tokens},
     transport::Transport,
 };
+use crate::runtime::Tasks;
 
 /// All upstreams.
 pub struct Upstreams {
@@ -65,15 +72,16 @@ pub struct Upstreams {
 }
 
 impl Upstreams {
-    /// Makes what the configuration describes; asks nobody. rustls must have its crypto provider.
+    /// Makes what the configuration describes; asks nobody. What is asked for several at once will run in
+    /// `tasks`. rustls must have its crypto provider.
     ///
     /// # Errors
     /// [`SetupError`].
-    pub fn new(config: &Config, registry: &Registry) -> Result<Self, SetupError> {
+    pub fn new(config: &Config, tasks: &Tasks, registry: &Registry) -> Result<Self, SetupError> {
         let metrics = Metrics::register(registry)?;
         let (mut all, mut by_name) = (Vec::new(), HashMap::new());
         for item in &config.upstreams {
-            let upstream = Arc::new(build(item, metrics.of(&item.name))?);
+            let upstream = Arc::new(build(item, tasks, metrics.of(&item.name))?);
             for name in std::iter::once(&item.name).chain(&item.aliases) {
                 if by_name.insert(name.to_ascii_lowercase(), Arc::clone(&upstream)).is_some() {
                     let what = "its name or an alias of it is another one's";
@@ -107,34 +115,42 @@ impl fmt::Debug for Upstreams {
     }
 }
 
-fn build(config: &UpstreamConfig, metrics: UpstreamMetrics) -> Result<Upstream, SetupError> {
+fn build(
+    config: &UpstreamConfig,
+    tasks: &Tasks,
+    metrics: UpstreamMetrics,
+) -> Result<Upstream, SetupError> {
     let name: Arc<str> = config.name.as_str().into();
     let metrics = Arc::new(metrics);
     let limits = config.limits;
     let transport = Arc::new(Transport::new(config)?);
     let urls: Vec<&Url> = config.urls.iter().map(BaseUrl::url).collect();
     let login = login(config, &urls)?;
-    let credentials = Arc::new(Credentials::new(config.credentials.clone(), login));
+    let credentials = Arc::new(Credentials::new(config.credentials.clone(), login, tasks.clone()));
     credentials
         .check()
         .map_err(|source| SetupError::Credentials { upstream: config.name.clone(), source })?;
+    let heard = Arc::new(Heard::default());
     let meter = Arc::new(Meter {
         upstream: Arc::clone(&name),
+        heard: Arc::clone(&heard),
         metrics: Arc::clone(&metrics),
         throttle: limits.bytes_per_second.map(|rate| Throttle::new(rate.0)),
         stall_timeout: limits.stall_timeout,
+        floor: Floor::new(limits.least_bytes_per_second.0, 2 * limits.stall_timeout),
         whole_timeout: 2 * limits.response_timeout.max(limits.stall_timeout),
     });
+    let server = Server {
+        upstream: Arc::clone(&name),
+        transport: Arc::clone(&transport),
+        credentials: Arc::clone(&credentials),
+        meter: Arc::clone(&meter),
+        metrics: Arc::clone(&metrics),
+    };
     let authenticator = Authenticator {
         upstream: Arc::clone(&name),
-        credentials: Arc::clone(&credentials),
-        tokens: Tokens::new(Server {
-            upstream: Arc::clone(&name),
-            transport: Arc::clone(&transport),
-            credentials,
-            meter: Arc::clone(&meter),
-            metrics: Arc::clone(&metrics),
-        }),
+        credentials,
+        tokens: Tokens::new(server, tasks.clone()),
         trusted: trusted(config, &urls),
         plain_http: config.plain_http,
         learnt: auth::learnt(),
@@ -146,6 +162,7 @@ fn build(config: &UpstreamConfig, metrics: UpstreamMetrics) -> Result<Upstream, 
         authenticator,
         pauses: Arc::new(Pauses::default()),
         quota: Quota::new(Arc::clone(&metrics)),
+        heard,
         turns: Turns::new(limits.connections),
         metrics,
         response_timeout: limits.response_timeout,
@@ -157,6 +174,7 @@ fn build(config: &UpstreamConfig, metrics: UpstreamMetrics) -> Result<Upstream, 
         default_namespace: config.quirk().default_namespace,
         exchange,
         meter,
+        several: Several::new(limits.connections_per_blob),
     })
 }
 

@@ -132,8 +132,9 @@ impl Told {
     }
 }
 
-/// Reads `100;w=21600`: a count and, if told, the window.
-fn parse(value: &str) -> Option<(u64, Option<Duration>)> {
+/// Reads `100;w=21600` of `ratelimit-limit` or `ratelimit-remaining`: a count and, if told, the window.
+#[must_use]
+pub fn parse(value: &str) -> Option<(u64, Option<Duration>)> {
     let mut parts = value.split(';').map(str::trim);
     let count = parts.next()?.parse().ok()?;
     let seconds = parts.find_map(|part| part.strip_prefix("w=")?.parse().ok());

@@ -1,6 +1,6 @@
 //! One upstream, as the rest of the program sees it: manifests and blobs.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
@@ -12,6 +12,7 @@ use super::{
     exchange::{Answer, Call, Exchange},
     metrics::Kind,
     pattern::Repositories,
+    several::Several,
 };
 use crate::oci::{Digest, Reference, RepositoryName};
 
@@ -37,6 +38,7 @@ pub struct Upstream {
     pub(super) default_namespace: Option<&'static str>,
     pub(super) exchange: Exchange,
     pub(super) meter: Arc<Meter>,
+    pub(super) several: Several,
 }
 
 /// What the headers of a manifest tell.
@@ -90,6 +92,29 @@ impl Upstream {
     #[must_use]
     pub fn allows(&self, repository: &RepositoryName) -> bool {
         self.repositories.has(repository)
+    }
+
+    /// Whether it gave something in the `time` before now, and has not failed since.
+    #[must_use]
+    pub fn was_heard_within(&self, time: Duration) -> bool {
+        self.exchange.heard.is_within(time)
+    }
+
+    /// How many connections one blob may have now.
+    #[must_use]
+    pub fn connections_for_a_blob(&self) -> usize {
+        self.several.most()
+    }
+
+    /// Has [`Upstream::connections_for_a_blob`] say so for a while.
+    pub fn note_that_one_is_enough(&self) {
+        self.several.note_that_one_is_enough();
+    }
+
+    /// Whether at least half of the connections that blobs may have are free.
+    #[must_use]
+    pub fn has_connections_to_spare(&self) -> bool {
+        self.exchange.turns.are_mostly_free()
     }
 
     /// Asks for a manifest's headers. At Docker Hub this does not count against the limit.
@@ -256,8 +281,9 @@ fn number(headers: &HeaderMap, name: header::HeaderName) -> Option<u64> {
     headers.get(name)?.to_str().ok()?.trim().parse().ok()
 }
 
-/// Reads `bytes 5-9/10`, or `bytes 5-9/*`: the first byte and the length of the whole.
-fn content_range(value: &str) -> Option<(u64, Option<u64>)> {
+/// Reads `bytes 5-9/10`, or `bytes 5-9/*`, of `Content-Range`: the first byte and the length of the whole.
+#[must_use]
+pub fn content_range(value: &str) -> Option<(u64, Option<u64>)> {
     let (range, total) = value.trim().strip_prefix("bytes")?.trim().split_once('/')?;
     let (first, last) = range.split_once('-')?;
     let (first, last): (u64, u64) = (first.trim().parse().ok()?, last.trim().parse().ok()?);

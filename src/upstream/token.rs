@@ -11,10 +11,10 @@ use super::{
     Error,
     body::Meter,
     credentials::{Credential, Credentials, basic, bearer},
-    flight::Flights,
     metrics::{Kind, Outcome, UpstreamMetrics},
     transport::{Answered, Connection, Outgoing, Transport, refusal},
 };
+use crate::runtime::{Abandoned, SingleFlight, Tasks};
 
 /// How long a token lives if the server does not say (distribution's token specification).
 const LIFETIME: u64 = 60;
@@ -57,7 +57,7 @@ pub(super) struct Token {
 pub(super) struct Tokens {
     server: Arc<Server>,
     kept: moka::future::Cache<Key, Token>,
-    under_way: Flights<Key, Result<Token, Error>>,
+    under_way: SingleFlight<Key, Result<Token, Error>>,
 }
 
 /// Whoever issues tokens, and how to talk to them.
@@ -78,9 +78,10 @@ struct Issued {
 }
 
 impl Tokens {
-    pub(super) fn new(server: Server) -> Self {
+    pub(super) fn new(server: Server, tasks: Tasks) -> Self {
         let kept = moka::future::Cache::new(TOKENS_MOST);
-        Self { server: Arc::new(server), kept, under_way: Flights::new() }
+        let under_way = SingleFlight::new("fetch a token", tasks);
+        Self { server: Arc::new(server), kept, under_way }
     }
 
     /// A token that is still good, fetched once for all who want it.
@@ -89,12 +90,14 @@ impl Tokens {
             return Ok(token);
         }
         let (server, kept, wanted) = (Arc::clone(&self.server), self.kept.clone(), key.clone());
-        let fetch = || async move {
+        let fetch = async move {
             let token = server.issue(&wanted).await?;
             kept.insert(wanted, token.clone()).await;
             Ok(token)
         };
-        self.under_way.join(key.clone(), fetch).await
+        self.under_way.run(key.clone(), fetch).await.unwrap_or_else(|Abandoned| {
+            Err(Error::Abandoned { upstream: Arc::clone(&self.server.upstream) })
+        })
     }
 
     /// Another token than `refused`, which the upstream did not take.

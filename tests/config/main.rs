@@ -4,4 +4,5 @@ mod check;
 mod examples;
 mod keys;
 mod program;
+mod s3;
 mod serve;

@@ -8,14 +8,11 @@ use reqwest::Method;
 use crate::{
     fake_upstream::{Fault, Script},
     fixture::{
-        Mirror, NAME, REPOSITORY, assert_layer, fills, header, pattern, read, read_text, requests,
+        Mirror, REPOSITORY, assert_layer, body_errors, filled_bytes, fills, header, pattern, read,
+        read_text, requests,
     },
     node::Backend,
 };
-
-fn filled_bytes() -> String {
-    format!("millpond_mirror_filled_bytes_total{{upstream=\"{NAME}\"}}")
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crowd_costs_the_upstream_one_get_and_each_byte_once() {
@@ -41,7 +38,10 @@ async fn asking_for_the_length_moves_no_bytes() {
     let answer = mirror.ask(Method::HEAD, &format!("blobs/{}", image.layer)).await;
     assert_eq!(answer.status(), 200);
     assert_eq!(answer.headers()["content-length"], "100000");
+    let asked = |method| mirror.asked(method, &image.layer_path());
+    assert_eq!((asked("HEAD"), asked("GET")), (1, 0));
     assert_eq!(mirror.upstream.sent_bytes(), 0);
+    mirror.assert_no_trace_of(&image.layer);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -50,26 +50,11 @@ async fn a_connection_that_breaks_is_taken_up_by_range() {
     let image = mirror.put_image("v1", 3 << 20);
     let path = format!("blobs/{}", image.layer);
     mirror.upstream.script(Script::new(Fault::CutAfter(1 << 20)).times(2));
-    assert_eq!(read(mirror.get(&path).await).await, (200, image.layer_bytes));
+    assert_layer(mirror.get(&path).await, &image).await;
     assert_eq!(mirror.asked("GET", &path), 3);
     assert_eq!(mirror.upstream.sent_bytes(), 3 << 20);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn wrong_bytes_never_end_well_and_are_not_kept() {
-    for backend in [Backend::Directory, Backend::S3] {
-        let mirror = Mirror::start(backend, "").await;
-        let image = mirror.put_image("v1", 300_000);
-        let path = format!("blobs/{}", image.layer);
-        mirror.upstream.script(Script::new(Fault::WrongBytes).times(1));
-        let answer = mirror.get(&path).await;
-        assert_eq!(answer.status(), 200);
-        answer.bytes().await.expect_err("the body breaks off");
-        assert_eq!(mirror.metric(&fills("mismatch")).await, 1);
-        // The next request tries again.
-        assert_eq!(read(mirror.get(&path).await).await, (200, image.layer_bytes));
-        mirror.until_metric(&fills("stored"), 1).await;
-    }
+    mirror.assert_kept(&image).await;
+    assert_eq!(mirror.metric(&body_errors("interrupted")).await, 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -119,6 +104,7 @@ async fn a_blob_whose_length_only_a_head_tells_is_given_as_it_comes() {
     assert_layer(answer, &image).await;
     assert_eq!((mirror.asked("GET", &path), mirror.asked("HEAD", &path)), (1, 1));
     mirror.assert_kept(&image).await;
+    assert_eq!(mirror.metric(&requests("blob", "fetched")).await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -131,6 +117,7 @@ async fn a_blob_whose_length_nobody_tells_is_given_when_it_is_here() {
         assert_eq!(header(&answer, "content-length"), "1048576");
         assert_layer(answer, &image).await;
         mirror.assert_kept(&image).await;
+        assert_eq!(mirror.metric(&requests("blob", "fetched")).await, 1);
     }
 }
 
@@ -155,6 +142,8 @@ async fn an_old_server_without_lengths_and_lasting_connections_is_understood() {
     assert_eq!(read(answer).await, (200, bytes));
     mirror.until_filled("stored", 1).await;
     assert_eq!(mirror.keeps(&digest), (true, true));
+    assert_eq!(mirror.metric(&requests("blob", "fetched")).await, 1);
+    assert_eq!(mirror.metric(&filled_bytes()).await, 200_000);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,7 +7,8 @@ use futures_util::future::join_all;
 use crate::{
     fake_upstream::{Access, FakeUpstream, Fault, Script, TokenServer},
     fixture::{
-        Mirror, REPOSITORY, assert_layer, fills, first_bytes, header, pattern, read_text, requests,
+        Mirror, REPOSITORY, assert_layer, body_errors, fills, first_bytes, header, pattern,
+        read_text, requests, upstream_requests,
     },
     node::Backend,
 };
@@ -26,8 +27,51 @@ async fn a_stalled_upstream_is_abandoned_and_taken_up_by_range() {
     let image = mirror.put_image("v1", 3 * MIB);
     mirror.upstream.script(Script::new(Fault::StallAfter(MIB)).times(1));
     assert_layer(mirror.get(&image.layer_path()).await, &image).await;
-    assert_eq!(mirror.ranges(&image.layer_path())[..2], ["", "bytes=1048576-"]);
+    assert_eq!(mirror.ranges(&image.layer_path()), ["", "bytes=1048576-"]);
     mirror.assert_kept(&image).await;
+    assert_eq!(mirror.metric(&body_errors("stalled")).await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trickling_upstream_is_abandoned_and_taken_up_by_range() {
+    let mirror = Mirror::start(Backend::Directory, "stall_timeout: 500ms").await;
+    let image = mirror.put_image("v1", MIB);
+    let trickle = Fault::Slow(1, Duration::from_millis(50));
+    mirror.upstream.script(Script::new(trickle).on(BLOBS).times(1));
+    assert_layer(mirror.get(&image.layer_path()).await, &image).await;
+    let ranges = mirror.ranges(&image.layer_path());
+    let resumed: usize = ranges[1]["bytes=".len()..].trim_end_matches('-').parse().unwrap();
+    assert!((1..100).contains(&resumed), "{ranges:?}");
+    assert_eq!(ranges.len(), 2, "{ranges:?}");
+    mirror.assert_kept(&image).await;
+    assert_eq!(mirror.metric(&body_errors("slow")).await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_finds_every_connection_in_use_is_told_when_to_come_back() {
+    let mirror = Mirror::start(Backend::Directory, "connections: 1, response_timeout: 300ms").await;
+    let image = mirror.put_image("v1", MIB);
+    mirror.upstream.script(Script::new(Fault::StallAfter(100_000)).on(BLOBS).times(1));
+    let path = image.layer_path();
+    let under_way = mirror.get(&path).await;
+    let answer = mirror.get("manifests/v1").await;
+    assert_eq!((answer.status().as_u16(), header(&answer, "retry-after")), (503, "2"));
+    mirror.upstream.release();
+    assert_layer(under_way, &image).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_limited_without_a_time_is_told_one() {
+    let mirror = Mirror::start(Backend::Directory, "").await;
+    mirror.put_image("v1", 1000);
+    mirror.upstream.script(Script::new(Fault::RateLimit(None)));
+    for _first_hand_and_while_it_is_left_alone in 0..2 {
+        let answer = mirror.get("manifests/v1").await;
+        let seconds: u64 = header(&answer, "retry-after").parse().unwrap();
+        assert_eq!(answer.status(), 429);
+        assert!((20..=30).contains(&seconds), "{seconds}");
+    }
+    assert_eq!(mirror.asked("GET", "manifests/v1"), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -45,6 +89,8 @@ async fn an_upstream_without_ranges_is_read_again_and_no_byte_is_given_twice() {
         let ranges = mirror.ranges(&image.layer_path());
         assert_eq!(ranges, ["", "bytes=1048576-", "bytes=2097152-"]);
         mirror.assert_kept(&image).await;
+        assert_eq!(mirror.metric(&body_errors("interrupted")).await, 2);
+        assert_eq!(mirror.metric(&requests("blob", "fetched")).await, 4);
     }
 }
 
@@ -59,8 +105,67 @@ async fn an_upstream_that_always_ends_too_early_is_given_up() {
     assert_eq!(answer.status(), 200);
     answer.bytes().await.expect_err("the body breaks off");
     mirror.until_filled("interrupted", 1).await;
-    assert!(mirror.upstream.requests().len() < 10, "{:?}", mirror.upstream.requests());
+    let attempts = mirror.upstream.requests().len();
+    assert!((2..10).contains(&attempts), "{:?}", mirror.upstream.requests());
+    assert_eq!(mirror.metric(&body_errors("interrupted")).await, attempts as u64);
     mirror.assert_no_trace_of(&digest);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_that_always_stalls_is_given_up() {
+    let mirror = Mirror::start(Backend::Directory, "stall_timeout: 200ms").await;
+    let image = mirror.put_image("v1", 3 * MIB);
+    mirror.upstream.script(Script::new(Fault::IgnoreRange));
+    mirror.upstream.script(Script::new(Fault::StallAfter(MIB)));
+    let answer = mirror.get(&image.layer_path()).await;
+    assert_eq!(answer.status(), 200);
+    let ended = tokio::time::timeout(BOUND, answer.bytes()).await.expect("an end in time");
+    ended.expect_err("the body breaks off");
+    mirror.until_filled("stalled", 1).await;
+    let attempts = mirror.asked("GET", &image.layer_path());
+    assert!((2..10).contains(&attempts), "{:?}", mirror.upstream.requests());
+    assert_eq!(mirror.metric(&body_errors("stalled")).await, attempts as u64);
+    mirror.assert_no_trace_of(&image.layer);
+    mirror.upstream.clear_scripts();
+    mirror.upstream.release();
+    assert_layer(mirror.get(&image.layer_path()).await, &image).await;
+    mirror.assert_kept(&image).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn access_that_is_denied_in_the_middle_is_an_error_and_no_clean_end() {
+    for (status, outcome) in [(401, "challenged"), (403, "denied")] {
+        let mirror = Mirror::start(Backend::Directory, "").await;
+        let image = mirror.put_image("v1", 3 * MIB);
+        mirror.upstream.script(Script::new(Fault::CutAfter(MIB)).times(1));
+        mirror.upstream.script(Script::new(Fault::Status(status)).skip(1));
+        let answer = mirror.get(&image.layer_path()).await;
+        assert_eq!(answer.status(), 200);
+        answer.bytes().await.expect_err("the body breaks off");
+        mirror.until_filled("denied", 1).await;
+        assert_eq!(mirror.metric(&upstream_requests("blob", outcome)).await, 1, "{status}");
+        mirror.assert_no_trace_of(&image.layer);
+        mirror.upstream.clear_scripts();
+        assert_layer(mirror.get(&image.layer_path()).await, &image).await;
+        mirror.assert_kept(&image).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_that_looks_like_one_and_is_too_early_is_no_end() {
+    // Without a length the end of the connection is the end of the body, wherever it is.
+    let bytes = pattern(100_000, 1);
+    let mut answer = b"HTTP/1.0 200 OK\r\n\r\n".to_vec();
+    answer.extend_from_slice(&bytes[..50_000]);
+    let mirror = Mirror::of_raw(Backend::Directory, answer, "").await;
+    let digest = millpond::oci::Digest::of(millpond::oci::Algorithm::Sha256, &bytes);
+    for times in 1..=2 {
+        let (status, body) = read_text(mirror.get(&format!("blobs/{digest}")).await).await;
+        assert_eq!((status, body.contains("DIGEST_INVALID")), (502, true), "{body}");
+        mirror.until_filled("mismatch", times).await;
+        assert_eq!(mirror.metric(&requests("blob", "failed")).await, times);
+        mirror.assert_no_trace_of(&digest);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -94,6 +199,7 @@ async fn of_many_readers_of_wrong_bytes_none_sees_a_clean_end() {
         }
         assert_eq!(mirror.asked("GET", &path), 1);
         mirror.until_filled("mismatch", 1).await;
+        assert_eq!(mirror.metric(&requests("blob", "fetched")).await, 10);
         mirror.assert_no_trace_of(&image.layer);
         assert_layer(mirror.get(&path).await, &image).await;
         mirror.assert_kept(&image).await;
@@ -112,6 +218,10 @@ async fn a_token_that_expires_between_two_connections_is_renewed() {
     let resumed = "bytes=1048576-";
     assert_eq!(mirror.ranges(&image.layer_path()), ["", "", resumed, resumed]);
     mirror.assert_kept(&image).await;
+    let counted = [("blob", "challenged"), ("token", "ok"), ("blob", "ok")];
+    for (kind, outcome) in counted {
+        assert_eq!(mirror.metric(&upstream_requests(kind, outcome)).await, 2, "{kind} {outcome}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -131,6 +241,8 @@ async fn an_upstream_that_wants_fewer_requests_is_left_alone() {
     }
     assert_eq!(mirror.asked("GET", &path), 1);
     assert_eq!(mirror.metric(&requests("blob", "failed")).await, 30);
+    assert_eq!(mirror.metric(&upstream_requests("blob", "rate_limited")).await, 1);
+    assert!(mirror.metric(&upstream_requests("blob", "paused")).await >= 2);
     assert!(mirror.metric(&fills("rate_limited")).await >= 3);
     mirror.assert_no_trace_of(&image.layer);
     // Manifests are counted apart.
@@ -147,11 +259,14 @@ async fn in_the_middle_of_a_blob_a_short_pause_is_waited_for() {
     assert_layer(mirror.get(&image.layer_path()).await, &image).await;
     let resumed = "bytes=1048576-";
     assert_eq!(mirror.ranges(&image.layer_path()), ["", resumed, resumed]);
+    assert_eq!(mirror.metric(&upstream_requests("blob", "rate_limited")).await, 1);
+    mirror.assert_kept(&image).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upstream_that_is_unwell_for_a_moment_is_asked_again() {
-    let cases = [Fault::Status(503), Fault::Disconnect].map(|fault| async {
+    let cases = [(Fault::Status(503), "status"), (Fault::Disconnect, "connect")];
+    let cases = cases.map(|(fault, outcome)| async move {
         let mirror = Mirror::start(Backend::Directory, "").await;
         let image = mirror.put_image("v1", 2 * MIB);
         mirror.upstream.script(Script::new(fault.clone()).on(BLOBS).times(2));
@@ -161,6 +276,8 @@ async fn an_upstream_that_is_unwell_for_a_moment_is_asked_again() {
         assert_layer(mirror.get(&image.layer_path()).await, &image).await;
         assert_eq!(mirror.ranges(&image.layer_path())[2..4], ["", "bytes=1048576-"]);
         mirror.assert_kept(&image).await;
+        assert_eq!(mirror.metric(&upstream_requests("blob", outcome)).await, 6, "{outcome}");
+        assert_eq!(mirror.metric(&requests("blob", "fetched")).await, 1);
     });
     join_all(cases).await;
 }
@@ -185,6 +302,8 @@ async fn an_upstream_that_stays_unwell_is_told_of_soon() {
         // The client may go elsewhere as long as it is still there.
         assert!(mirror.asked("GET", &image.layer_path()) <= 3, "{fault:?}");
         assert_eq!(mirror.metric(&fills(outcome)).await, 1, "{fault:?}");
+        let ended = if outcome == "not_found" { "unknown" } else { "failed" };
+        assert_eq!(mirror.metric(&requests("blob", ended)).await, 1, "{fault:?}");
         mirror.assert_no_trace_of(&image.layer);
         mirror.upstream.clear_scripts();
         mirror.upstream.release();
@@ -228,6 +347,8 @@ async fn where_it_redirects_to_sees_no_credentials() {
     let home = mirror.upstream.requests();
     assert!(home[1..].iter().all(|seen| seen.headers.contains_key("authorization")), "{home:?}");
     mirror.assert_kept(&image).await;
+    assert_eq!(mirror.metric(&upstream_requests("blob", "ok")).await, 2);
+    assert_eq!(mirror.metric(&body_errors("interrupted")).await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,8 +1,9 @@
 //! A node, a registry it mirrors, and an image there.
 
 use std::{
+    fs::File,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
@@ -43,6 +44,11 @@ impl Image {
     /// The path of the layer below the repository.
     pub(crate) fn layer_path(&self) -> String {
         format!("blobs/{}", self.layer)
+    }
+
+    /// The path of the configuration below the repository.
+    pub(crate) fn config_path(&self) -> String {
+        format!("blobs/{}", self.config)
     }
 }
 
@@ -126,39 +132,78 @@ impl<U> Mirror<U> {
     }
 
     pub(crate) fn keeps_in(&self, repository: &str, digest: &Digest) -> (bool, bool) {
-        let root = self.node.files().join("docker/registry/v2");
-        let (algorithm, hex) = (digest.algorithm().to_string(), digest.hex());
-        let bytes = root.join(format!("blobs/{algorithm}/{}/{hex}/data", &hex[..2]));
+        let (algorithm, hex) = (digest.algorithm(), digest.hex());
         let link = format!("repositories/{NAME}/{repository}/_layers/{algorithm}/{hex}/link");
-        (bytes.is_file(), root.join(link).is_file())
+        (self.file_of(digest).is_file(), self.root().join(link).is_file())
+    }
+
+    /// Waits until a manifest is kept, which nobody who asked for it waits for.
+    pub(crate) async fn assert_keeps_manifest(&self, digest: &Digest) {
+        let kept = until(async || self.keeps_manifest(digest) == (true, true)).await;
+        assert!(kept, "{digest} is not kept: {:?}", self.keeps_manifest(digest));
     }
 
     /// Whether the bytes of a digest are in the storage, and whether as a manifest of the repository.
     pub(crate) fn keeps_manifest(&self, digest: &Digest) -> (bool, bool) {
-        let root = self.node.files().join("docker/registry/v2");
-        let (algorithm, hex) = (digest.algorithm().to_string(), digest.hex());
+        let (algorithm, hex) = (digest.algorithm(), digest.hex());
         let link =
             format!("repositories/{NAME}/{REPOSITORY}/_manifests/revisions/{algorithm}/{hex}/link");
-        (self.keeps(digest).0, root.join(link).is_file())
+        (self.file_of(digest).is_file(), self.root().join(link).is_file())
+    }
+
+    /// Restarts the node with what the upstream last said about a tag so old. Only on a directory.
+    pub(crate) async fn age_tag(&mut self, tag: &str, age: Duration) {
+        // Which completes what is being kept, and forgets what is known.
+        self.node.restart().await;
+        let tags = self.root().join(format!("repositories/{NAME}/{REPOSITORY}/_manifests/tags"));
+        let link = File::options().write(true).open(tags.join(tag).join("current/link"));
+        let dated = link.expect("the tag is held").set_modified(SystemTime::now() - age);
+        dated.expect("a file can be dated");
+    }
+
+    fn file_of(&self, digest: &Digest) -> PathBuf {
+        let (algorithm, hex) = (digest.algorithm(), digest.hex());
+        self.root().join(format!("blobs/{algorithm}/{}/{hex}/data", &hex[..2]))
+    }
+
+    fn root(&self) -> PathBuf {
+        self.node.files().join("docker/registry/v2")
     }
 
     /// Panics if the storage has a file with the digest in its name, or one that is unfinished.
     pub(crate) fn assert_no_trace_of(&self, digest: &Digest) {
-        let mut files = Vec::new();
-        list_files(&self.node.files(), &mut files);
         let hex = digest.hex().to_owned();
-        let is_trace = |path: &&PathBuf| {
+        let is_trace = |path: &PathBuf| {
             let path = path.to_string_lossy();
             path.contains(&hex) || path.contains("/unfinished/")
         };
-        let traces: Vec<_> = files.iter().filter(is_trace).collect();
+        let traces: Vec<_> = self.files().into_iter().filter(is_trace).collect();
         assert!(traces.is_empty(), "{traces:?}");
     }
 
-    /// Waits until one fill has ended well, and panics unless the layer is kept.
+    /// Every file of the storage.
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
+        let mut files = Vec::new();
+        list_files(&self.node.files(), &mut files);
+        files
+    }
+
+    /// Waits until one fill has ended well, and panics unless the layer is kept, byte by byte, and counted.
     pub(crate) async fn assert_kept(&self, image: &Image) {
         self.until_filled("stored", 1).await;
         assert_eq!(self.keeps(&image.layer), (true, true));
+        let stored = std::fs::read(self.file_of(&image.layer)).expect("the blob can be read");
+        assert!(stored == image.layer_bytes, "{} bytes, and not the layer's", stored.len());
+        assert_eq!(self.metric(&filled_bytes()).await, stored.len() as u64);
+    }
+
+    /// Has everything of an image held here.
+    pub(crate) async fn pull(&self, image: &Image) {
+        for path in [format!("manifests/{}", image.digest), image.layer_path(), image.config_path()]
+        {
+            assert_eq!(read(self.get(&path).await).await.0, 200, "{path}");
+        }
+        self.until_filled("stored", 2).await;
     }
 
     /// Waits until a metric has this value.
@@ -179,7 +224,8 @@ impl<U> Mirror<U> {
         value.unwrap_or(0)
     }
 
-    async fn metrics(&self) -> String {
+    /// All metrics.
+    pub(crate) async fn metrics(&self) -> String {
         let url = format!("{}/metrics", self.node.admin_url());
         self.node.http().get(url).send().await.unwrap().text().await.unwrap()
     }
@@ -199,11 +245,29 @@ pub(crate) fn fills(outcome: &str) -> String {
     format!("millpond_mirror_fills_total{{outcome=\"{outcome}\",upstream=\"{NAME}\"}}")
 }
 
+/// The metric of bytes that fills have stored.
+pub(crate) fn filled_bytes() -> String {
+    format!("millpond_mirror_filled_bytes_total{{upstream=\"{NAME}\"}}")
+}
+
 /// The metric of requests for a `manifest` or a `blob` that ended so.
 pub(crate) fn requests(kind: &str, outcome: &str) -> String {
     format!(
         "millpond_mirror_requests_total{{kind=\"{kind}\",outcome=\"{outcome}\",upstream=\"{NAME}\"}}"
     )
+}
+
+/// The metric of requests to the upstream for a `manifest`, a `blob`, `tags`, `referrers` or a `token` that
+/// were answered so.
+pub(crate) fn upstream_requests(kind: &str, outcome: &str) -> String {
+    format!(
+        "millpond_upstream_requests_total{{kind=\"{kind}\",outcome=\"{outcome}\",upstream=\"{NAME}\"}}"
+    )
+}
+
+/// The metric of bodies from the upstream that ended in this error.
+pub(crate) fn body_errors(error: &str) -> String {
+    format!("millpond_upstream_body_errors_total{{error=\"{error}\",upstream=\"{NAME}\"}}")
 }
 
 /// Waits for a condition, and says whether it came true.

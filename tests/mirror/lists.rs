@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{
     fake_upstream::{Fault, Script},
-    fixture::{MANIFEST_TYPE, Mirror, NAME, REPOSITORY, header, read, read_text},
+    fixture::{MANIFEST_TYPE, Mirror, NAME, REPOSITORY, header, read, read_text, requests},
     node::Backend,
 };
 
@@ -207,4 +207,21 @@ async fn referrers_are_listed_as_they_were_while_the_upstream_is_gone() {
     let unknown = other.get(&format!("referrers/sha256:{}", "ab".repeat(32))).await;
     let (status, body) = read_text(unknown).await;
     assert_eq!((status, body.contains(NAME)), (502, true), "{body}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_nothing_may_be_stale_no_list_is() {
+    let mirror = Mirror::start(Backend::Directory, "tag_ttl: 0s, max_stale: 0s").await;
+    let image = mirror.put_image("v1", 10);
+    let (held, _) = put_referrer(&mirror, &image.digest, "sig/a");
+    let lists = ["tags/list".to_owned(), format!("referrers/{}", image.digest)];
+    for path in ["manifests/v1".to_owned(), format!("manifests/{held}")].iter().chain(&lists) {
+        assert_eq!(mirror.get(path).await.status(), 200, "{path}");
+    }
+    mirror.upstream.stop().await;
+    for (path, kind) in lists.iter().zip(["tags", "referrers"]) {
+        assert_eq!(mirror.get(path).await.status(), 502, "{path}");
+        assert_eq!(mirror.metric(&requests(kind, "served")).await, 1, "{path}");
+        assert_eq!(mirror.metric(&requests(kind, "failed")).await, 1, "{path}");
+    }
 }

@@ -2,6 +2,7 @@
 
 #![cfg(test)]
 
+mod ahead;
 mod blobs;
 #[path = "../support/fake_upstream.rs"]
 mod fake_upstream;
@@ -18,6 +19,7 @@ mod names;
 mod node;
 mod ranges;
 mod readers;
+mod refusals;
 #[path = "../support/s3_server.rs"]
 mod s3_server;
 mod stale;

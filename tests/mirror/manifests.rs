@@ -3,7 +3,8 @@
 use futures_util::future::join_all;
 
 use crate::{
-    fixture::{MANIFEST_TYPE, Mirror, NAME, read},
+    fake_upstream::{Fault, Script},
+    fixture::{MANIFEST_TYPE, Mirror, NAME, read, requests},
     node::Backend,
 };
 
@@ -41,13 +42,8 @@ async fn with_the_upstream_gone_what_is_held_whole_is_served_as_stale() {
     for backend in [Backend::Directory, Backend::S3] {
         let mut mirror = Mirror::start(backend, "tag_ttl: 0s").await;
         let image = mirror.put_image("v1", 100_000);
-        for path in [
-            "manifests/v1".to_owned(),
-            format!("blobs/{}", image.layer),
-            format!("blobs/{}", image.config),
-        ] {
-            assert_eq!(read(mirror.get(&path).await).await.0, 200, "{path}");
-        }
+        assert_eq!(read(mirror.get("manifests/v1").await).await.0, 200);
+        mirror.pull(&image).await;
         mirror.upstream.stop().await;
         mirror.node.restart().await;
         for _ in 0..3 {
@@ -55,10 +51,7 @@ async fn with_the_upstream_gone_what_is_held_whole_is_served_as_stale() {
             assert!(answer.headers()["warning"].to_str().unwrap().starts_with("110 "));
             assert_eq!(read(answer).await, (200, image.manifest.clone()));
         }
-        let stale = format!(
-            "millpond_mirror_requests_total{{kind=\"manifest\",outcome=\"stale\",upstream=\"{NAME}\"}}"
-        );
-        assert_eq!(mirror.metric(&stale).await, 3);
+        assert_eq!(mirror.metric(&requests("manifest", "stale")).await, 3);
         let layer = mirror.get(&format!("blobs/{}", image.layer)).await;
         assert_eq!(read(layer).await, (200, image.layer_bytes));
     }
@@ -76,6 +69,41 @@ async fn with_the_upstream_gone_a_manifest_without_its_blobs_is_refused() {
         assert_eq!(status, 502, "{path}: {body}");
         assert!(body.contains(NAME), "{path}: {body}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn within_its_time_too_a_tag_without_its_blobs_is_refused_while_the_upstream_is_gone() {
+    let mirror = Mirror::start(Backend::Directory, "tag_ttl: 1h").await;
+    let image = mirror.put_image("v1", 10);
+    assert_eq!(read(mirror.get("manifests/v1").await).await.0, 200);
+    mirror.upstream.stop().await;
+    // Whoever pulls now is the first to notice, and the last to whom that happens.
+    assert_eq!(read(mirror.get(&image.layer_path()).await).await.0, 502);
+    for path in ["manifests/v1".to_owned(), format!("manifests/{}", image.digest)] {
+        assert_eq!(read(mirror.get(&path).await).await.0, 502, "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whether_an_upstream_is_still_there_is_asked_once_for_a_crowd() {
+    let mirror = Mirror::start(Backend::Directory, "tag_ttl: 1h").await;
+    let image = mirror.put_image("v1", 10);
+    assert_eq!(read(mirror.get("manifests/v1").await).await.0, 200);
+    mirror.upstream.script(Script::new(Fault::Status(500)).times(1));
+    assert_eq!(read(mirror.get(&image.layer_path()).await).await.0, 502);
+    mirror.upstream.script(Script::new(Fault::Hang).on("HEAD ").times(1));
+    let by_digest = format!("manifests/{}", image.digest);
+    let crowd = join_all((0..50).map(|_| mirror.get("manifests/v1")));
+    let release = async {
+        mirror.until_asked("HEAD", &by_digest, 1).await;
+        mirror.upstream.release();
+    };
+    for answer in tokio::join!(crowd, release).0 {
+        assert_eq!(read(answer).await, (200, image.manifest.clone()));
+    }
+    // Those who came after the answer know it.
+    assert_eq!(mirror.asked("HEAD", &by_digest), 1);
+    assert_eq!(mirror.asked("GET", "manifests/v1"), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

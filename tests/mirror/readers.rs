@@ -35,8 +35,18 @@ async fn a_slow_upstream_is_followed_byte_by_byte() {
     let image = mirror.put_image("v1", 10_000);
     let slow = Fault::Slow(500, std::time::Duration::from_millis(5));
     mirror.upstream.script(Script::new(slow).times(1));
-    assert_layer(mirror.get(&image.layer_path()).await, &image).await;
+    mirror.upstream.script(Script::new(Fault::StallAfter(1000)).times(1));
+    let mut body = Box::pin(mirror.get(&image.layer_path()).await.bytes_stream());
+    let mut read = first_bytes(&mut body, 1000).await;
+    // All that has come, however little that is.
+    assert_eq!((read.len(), mirror.upstream.sent_bytes()), (1000, 1000));
+    assert_eq!(mirror.keeps(&image.layer), (false, false));
+    mirror.upstream.release();
+    read.extend(rest_of(body).await);
+    assert!(read == image.layer_bytes, "other bytes");
     assert_eq!(mirror.asked("GET", &image.layer_path()), 1);
+    mirror.assert_kept(&image).await;
+    assert_eq!(mirror.metric(&requests("blob", "fetched")).await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,7 @@
 //! What is served while the other registry does not answer.
 
+use std::time::Duration;
+
 use futures_util::future::join_all;
 
 use crate::{
@@ -9,12 +11,10 @@ use crate::{
     node::Backend,
 };
 
-/// What the tag's every answer is, and the blobs the image has, are held.
+/// The tag and everything it leads to is held.
 async fn pull(mirror: &Mirror, image: &Image) {
-    for path in ["manifests/v1".to_owned(), image.layer_path(), format!("blobs/{}", image.config)] {
-        assert_eq!(read(mirror.get(&path).await).await.0, 200, "{path}");
-    }
-    mirror.until_filled("stored", 2).await;
+    assert_eq!(read(mirror.get("manifests/v1").await).await.0, 200);
+    mirror.pull(image).await;
 }
 
 async fn assert_stale(mirror: &Mirror, image: &Image) {
@@ -124,6 +124,27 @@ async fn a_tag_that_is_too_old_is_an_error() {
     // By its digest nothing is too old.
     let by_digest = mirror.get(&format!("manifests/{}", image.digest)).await;
     assert_eq!(read(by_digest).await, (200, image.manifest));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tag_is_served_as_it_was_for_as_long_as_the_settings_say() {
+    let settings = "tag_ttl: 0s, negative_ttl: 0s, max_stale: 1h";
+    let mut mirror = Mirror::start(Backend::Directory, settings).await;
+    let image = mirror.put_image("v1", 1000);
+    pull(&mirror, &image).await;
+    mirror.upstream.stop().await;
+    mirror.age_tag("v1", Duration::from_mins(59)).await;
+    assert_stale(&mirror, &image).await;
+    assert_eq!(mirror.metric(&requests("manifest", "stale")).await, 1);
+    mirror.age_tag("v1", Duration::from_mins(61)).await;
+    let (status, body) = read_text(mirror.get("manifests/v1").await).await;
+    assert_eq!((status, body.contains(NAME)), (502, true), "{body}");
+    assert_eq!(mirror.metric(&requests("manifest", "failed")).await, 1);
+    // Once it was heard of again, its time begins anew.
+    mirror.upstream.restart().await;
+    assert_current(&mirror, &image).await;
+    mirror.upstream.stop().await;
+    assert_stale(&mirror, &image).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,7 @@
 //! What tags of mirrored repositories point to, and for how long.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use futures_util::future::join_all;
 use reqwest::Method;
@@ -23,7 +25,7 @@ async fn a_thousand_requests_for_a_tag_are_one_for_the_upstream() {
         }
         assert_eq!(mirror.upstream.requests().len(), 1);
         assert_eq!(mirror.metric(&requests("manifest", "served")).await, 1000);
-        assert_eq!(mirror.keeps_manifest(&image.digest), (true, true));
+        mirror.assert_keeps_manifest(&image.digest).await;
     }
 }
 
@@ -80,8 +82,8 @@ async fn a_tag_that_moved_is_followed_once_its_time_is_over() {
         // By the digest that the HEAD told, for which a GET by tag is not needed.
         assert_eq!(mirror.asked("GET", "manifests/v1"), 1);
         assert_eq!(mirror.asked("GET", &format!("manifests/{}", second.digest)), 1);
-        assert_eq!(mirror.keeps_manifest(&first.digest), (true, true));
-        assert_eq!(mirror.keeps_manifest(&second.digest), (true, true));
+        mirror.assert_keeps_manifest(&first.digest).await;
+        mirror.assert_keeps_manifest(&second.digest).await;
     }
 }
 
@@ -112,7 +114,7 @@ async fn a_tag_that_was_deleted_is_unknown_once_its_time_is_over() {
     assert_eq!(mirror.upstream.requests().len(), 2, "{:?}", mirror.upstream.requests());
     assert_eq!(mirror.metric(&requests("manifest", "unknown")).await, 3);
     // By its digest it is still here.
-    assert_eq!(mirror.keeps_manifest(&image.digest), (true, true));
+    mirror.assert_keeps_manifest(&image.digest).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -125,7 +127,7 @@ async fn what_was_missing_is_found_once_its_time_is_over() {
         let found = until(async || mirror.get(&path).await.status() == 200).await;
         assert!(found, "{path}");
     }
-    assert_eq!(mirror.keeps_manifest(&image.digest), (true, true));
+    mirror.assert_keeps_manifest(&image.digest).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -143,6 +145,23 @@ async fn two_nodes_on_one_storage_ask_for_a_tag_once() {
         }
         assert_eq!(second.asked("GET", "manifests/v1"), 1);
         assert_eq!(second.asked("HEAD", "manifests/v1"), 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_time_of_a_tag_goes_on_while_a_node_is_stopped() {
+    let mut mirror = Mirror::start(Backend::Directory, "tag_ttl: 1h").await;
+    let image = mirror.put_image("v1", 1000);
+    assert_eq!(read(mirror.get("manifests/v1").await).await.0, 200);
+    mirror.pull(&image).await;
+    mirror.upstream.forget_requests();
+    for (minutes, heads) in [(59, 0), (61, 1)] {
+        mirror.age_tag("v1", Duration::from_mins(minutes)).await;
+        for _ in 0..2 {
+            assert_eq!(read(mirror.get("manifests/v1").await).await, (200, image.manifest.clone()));
+        }
+        assert_eq!(mirror.asked("HEAD", "manifests/v1"), heads, "after {minutes} minutes");
+        assert_eq!(mirror.upstream.requests().len(), heads, "{:?}", mirror.upstream.requests());
     }
 }
 
@@ -171,8 +190,8 @@ async fn an_index_and_the_image_for_one_platform_are_two_requests() {
         assert_eq!(read(child).await, (200, image.manifest.clone()));
     }
     assert_eq!(mirror.upstream.requests().len(), 2, "{:?}", mirror.upstream.requests());
-    assert_eq!(mirror.keeps_manifest(&digest), (true, true));
-    assert_eq!(mirror.keeps_manifest(&image.digest), (true, true));
+    mirror.assert_keeps_manifest(&digest).await;
+    mirror.assert_keeps_manifest(&image.digest).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -181,10 +200,7 @@ async fn a_digest_is_asked_for_once_and_never_again() {
     let image = mirror.put_image("v1", 10);
     let path = format!("manifests/{}", image.digest);
     assert_eq!(read(mirror.get(&path).await).await, (200, image.manifest.clone()));
-    for part in [image.layer, image.config] {
-        assert_eq!(read(mirror.get(&format!("blobs/{part}")).await).await.0, 200);
-    }
-    mirror.until_filled("stored", 2).await;
+    mirror.pull(&image).await;
     mirror.upstream.forget_requests();
     for _ in 0..3 {
         assert_eq!(read(mirror.get(&path).await).await, (200, image.manifest.clone()));

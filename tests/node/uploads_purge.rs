@@ -39,7 +39,8 @@ async fn purge(node: &TestNode, later: Duration) -> u64 {
     let tasks = Tasks::new();
     let registry = {
         let metrics = prometheus::Registry::new();
-        let upstreams = Upstreams::new(&config.upstreams, &metrics).expect("there are none");
+        let upstreams =
+            Upstreams::new(&config.upstreams, &tasks, &metrics).expect("there are none");
         Registry::new(config.registry, driver.shared(), upstreams, (&tasks, &metrics))
     };
     let found = registry.purge_uploads(SystemTime::now() + later).await.unwrap();

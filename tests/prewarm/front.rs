@@ -9,13 +9,14 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use tokio::{
-    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
-    net::{TcpListener, TcpStream},
+    io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader},
+    net::TcpListener,
     sync::watch,
     task::JoinHandle,
 };
+use tokio_rustls::TlsAcceptor;
 
-use crate::node::TestNode;
+use crate::{node::TestNode, tls};
 
 /// How an answer is spoilt.
 #[derive(Clone, Copy, Debug)]
@@ -61,15 +62,25 @@ pub(crate) struct Request {
 
 impl Front {
     pub(crate) async fn before(node: &TestNode) -> Self {
+        Self::start(node, None).await
+    }
+
+    /// The same with TLS, as a proxy in front of a daemon ends it.
+    pub(crate) async fn with_tls(node: &TestNode) -> Self {
+        Self::start(node, Some(tls::acceptor())).await
+    }
+
+    async fn start(node: &TestNode, acceptor: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let url = format!("http://{}", listener.local_addr().expect("it is bound"));
+        let scheme = if acceptor.is_some() { "https" } else { "http" };
+        let url = format!("{scheme}://{}", listener.local_addr().expect("it is bound"));
         let state = Arc::new(State {
             node_url: node.url().to_owned(),
             http: node.http().clone(),
             requests: watch::Sender::new(Vec::new()),
             faults: Mutex::default(),
         });
-        let accepting = tokio::spawn(accept(listener, Arc::clone(&state)));
+        let accepting = tokio::spawn(accept(listener, acceptor, Arc::clone(&state)));
         Self { url, state, accepting }
     }
 
@@ -119,18 +130,23 @@ impl Drop for Front {
     }
 }
 
-async fn accept(listener: TcpListener, state: Arc<State>) {
+async fn accept(listener: TcpListener, acceptor: Option<TlsAcceptor>, state: Arc<State>) {
     let mut connections = tokio::task::JoinSet::new();
     loop {
         let (stream, _) = listener.accept().await.expect("connections are accepted");
-        let state = Arc::clone(&state);
-        // A client that ends early is none of our business.
-        connections.spawn(async move { answer(stream, &state).await.ok() });
+        let (state, acceptor) = (Arc::clone(&state), acceptor.clone());
+        // A client that ends early is none of our business, nor is one that trusts nobody.
+        connections.spawn(async move {
+            match acceptor {
+                None => answer(stream, &state).await.ok(),
+                Some(acceptor) => answer(acceptor.accept(stream).await.ok()?, &state).await.ok(),
+            }
+        });
     }
 }
 
 /// Answers one request; the connection ends with it.
-async fn answer(stream: TcpStream, state: &State) -> anyhow::Result<()> {
+async fn answer(stream: impl AsyncRead + AsyncWrite + Unpin, state: &State) -> anyhow::Result<()> {
     let mut stream = BufReader::new(stream);
     let request = read_request(&mut stream).await?;
     state.requests.send_modify(|all| all.push(request.clone()));
@@ -174,7 +190,7 @@ async fn answer(stream: TcpStream, state: &State) -> anyhow::Result<()> {
 }
 
 /// Reads the head of a request; none here has a body.
-async fn read_request(stream: &mut BufReader<TcpStream>) -> anyhow::Result<Request> {
+async fn read_request(stream: &mut (impl AsyncBufRead + Unpin)) -> anyhow::Result<Request> {
     let mut line = String::new();
     stream.read_line(&mut line).await?;
     let mut words = line.split(' ').map(str::to_owned);

@@ -150,6 +150,37 @@ async fn a_registry_is_the_first_part_of_the_path() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_registry_with_a_port_is_one_that_the_daemon_mirrors_under_that_alias() {
+    let house = TestNode::start(Backend::Directory, "").await;
+    let (base, settings) = (layer(100_000, 1), config("linux", "amd64", ""));
+    Repository { node: &house, name: "team/app" }.push_image("1", &settings, &[&base]).await;
+    let upstream = format!(
+        "upstreams: {{name: house.example, aliases: ['House.example:5000', '[::1]:5000'], \
+         url: '{}', plain_http: allow}}",
+        house.url()
+    );
+    let node = TestNode::start(Backend::Directory, &upstream).await;
+    let front = Front::before(&node).await;
+    let first =
+        ["house.example:5000/team/app:1", "[::1]:5000/team/app:1", "house.example/team/app:1"];
+    let outcome =
+        run(&[&["--server", front.url(), "--concurrency", "1"], &first[..]].concat()).await;
+    outcome.expect(0, &["house.example:5000/team/app:1: warm, 97.", "3 of 3 images warm: 97."]);
+    let tagged = "/v2/team/app/manifests/1?ns=house.example%3A5000";
+    let layer = format!("{}?ns=house.example%3A5000", blob_path("team/app", &base));
+    let requests = front.requests();
+    assert!(requests.contains(&format!("GET {tagged}")), "{requests:#?}");
+    assert!(requests.contains(&format!("GET {layer}")), "{requests:#?}");
+    assert!(requests.contains(&by_tag("house.example/team/app", "1")), "{requests:#?}");
+    let of_layer = requests.iter().filter(|line| line.contains(&sha256(&base)));
+    assert_eq!(of_layer.filter(|line| line.starts_with("GET ")).count(), 1, "{requests:#?}");
+
+    let outcome = run(&["--server", front.url(), "other.example:5000/team/app:1"]).await;
+    let told = "404 Not Found, NAME_UNKNOWN: \"other.example:5000\" is not mirrored here";
+    outcome.expect(1, &["other.example:5000/team/app:1: manifest 1: ", told]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_request_for_a_manifest_accepts_every_type_and_has_the_login() {
     let node = TestNode::start(Backend::Directory, "").await;
     let repository = Repository { node: &node, name: "app" };

@@ -36,3 +36,4 @@ mod platforms;
 mod program;
 #[path = "../support/s3_server.rs"]
 mod s3_server;
+mod tls;

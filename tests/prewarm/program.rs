@@ -1,6 +1,10 @@
 //! Running `millpond prewarm` as a process.
 
-use std::{process::Stdio, time::Duration};
+use std::{
+    io,
+    process::{Output, Stdio},
+    time::Duration,
+};
 
 use tokio::process::Command;
 
@@ -31,7 +35,12 @@ pub(crate) fn command(arguments: &[&str]) -> Command {
 
 /// Runs it to its end.
 pub(crate) async fn run(arguments: &[&str]) -> Outcome {
-    let ended = tokio::time::timeout(PATIENCE, command(arguments).output()).await;
+    end(command(arguments).output()).await
+}
+
+/// Waits for the end of a run.
+pub(crate) async fn end(running: impl Future<Output = io::Result<Output>>) -> Outcome {
+    let ended = tokio::time::timeout(PATIENCE, running).await;
     let output = ended.expect("it ends").expect("it can be started");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     Outcome {

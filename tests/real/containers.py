@@ -30,6 +30,8 @@ insecure = true
 MIRRORED = """
 [[registry]]
 location = "{registry}"
+"""
+MIRROR = """
 [[registry.mirror]]
 location = "{mirror}"
 insecure = true
@@ -39,8 +41,8 @@ insecure = true
 class Containers:
     """An engine with nothing in it: its own images, settings and memory of other registries.
 
-    `mirrors` has the place, address and path, to ask for the images of a registry. With some it
-    knows nothing of the world beside them.
+    `mirrors` has the places, each an address and a path, to ask for the images of a registry, in
+    this order. With some it knows nothing of the world beside them.
     """
 
     def __init__(self, folder, address, mirrors=None):
@@ -51,8 +53,9 @@ class Containers:
         (folder / "containers.conf").write_text(SETTINGS.format(folder=folder), encoding="utf-8")
         self._before = offline(folder) if mirrors else []
         registries = REGISTRIES.format(address=address) + "".join(
-            MIRRORED.format(registry=registry, mirror=mirror)
-            for registry, mirror in (mirrors or {}).items())
+            MIRRORED.format(registry=registry) + "".join(
+                MIRROR.format(mirror=place) for place in places)
+            for registry, places in (mirrors or {}).items())
         (folder / "registries.conf").write_text(registries, encoding="utf-8")
         # Nobody's login: without this file they would read the user's.
         (folder / "auth.json").write_text("{}", encoding="utf-8")

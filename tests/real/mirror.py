@@ -2,6 +2,8 @@
 
 import re
 
+import parts
+from process import run_both
 from registries import Millpond
 from wire import Client
 
@@ -24,6 +26,11 @@ class Mirror(Millpond):
         return {
             found["labels"]: float(found["value"])
             for found in METRIC.finditer(text) if found["name"] == name}
+
+    def prewarm(self, *images):
+        """Has `millpond prewarm` pull images, and gives what it said about that, line by line."""
+        command = [parts.path("millpond"), "prewarm", "--server", f"http://{self.address}", *images]
+        return run_both(*command)[1].splitlines()
 
     def requests_upstream(self):
         """How many requests went to each upstream, by their kind and outcome."""

@@ -43,7 +43,7 @@ class MirrorCase(Case):
         cls.client = Client(cls.registry.address)
         cls.seeder = Containers(cls.new_folder("seeder"), cls.registry.address)
         names = [upstream["name"] for upstream in cls.upstream_settings()]
-        cls.podman_mirrors = {name: f"{cls.registry.address}/{name}" for name in names}
+        cls.podman_mirrors = {name: [f"{cls.registry.address}/{name}"] for name in names}
         cls.containerd_hosts = {name: [cls.registry.address] for name in names}
 
     @classmethod

@@ -6,7 +6,7 @@ it is told so at once, and no test depends on what the world holds.
 
 NAMES = (
     "docker.io", "index.docker.io", "registry-1.docker.io", "auth.docker.io", "ghcr.io", "quay.io",
-    "silent.test", "unknown.test")
+    "denied.test", "gone.test", "plain.test", "refused.test", "silent.test", "unknown.test")
 # Of the loopback, so that it refuses; not 127.0.0.1, on which a machine may have something.
 NOWHERE = "127.77.0.1"
 PROXIES = "HTTP_PROXY HTTPS_PROXY ALL_PROXY http_proxy https_proxy all_proxy"

@@ -22,8 +22,13 @@ class CommandFailed(Exception):
     """A command ended with a status other than zero; the text has its output."""
 
 
-def run(*command, environment=None, folder=None, timeout=COMMAND_SECONDS, data=None):
+def run(*command, **options):
     """Runs a command to its end and gives its standard output as text."""
+    return run_both(*command, **options)[0]
+
+
+def run_both(*command, environment=None, folder=None, timeout=COMMAND_SECONDS, data=None):
+    """Runs a command to its end and gives its standard output and its standard error as text."""
     command = [str(word) for word in command]
     ended = subprocess.run(
         command, env=environment or clean_environment(), cwd=folder, timeout=timeout,
@@ -32,7 +37,7 @@ def run(*command, environment=None, folder=None, timeout=COMMAND_SECONDS, data=N
         raise CommandFailed(
             f"{' '.join(command)}\n  ended with {ended.returncode}\n"
             f"  stdout: {_tail(ended.stdout)}\n  stderr: {_tail(ended.stderr)}")
-    return ended.stdout.decode(errors="replace")
+    return ended.stdout.decode(errors="replace"), ended.stderr.decode(errors="replace")
 
 
 def clean_environment(**more):

@@ -3,17 +3,23 @@
 dockerd, containerd and podman pull through it as their users set it up, and push beside it.
 """
 
+import contextlib
+import json
 import socket
 import threading
 import time
 
-from mirror_case import MirrorCase
+from mirror_case import MirrorCase, blob_bytes
 from mirror_clients import KINDS
-from process import CommandFailed
+from process import CommandFailed, free_port
 
 # A client that waits longer for a mirror is as good as hanging.
 PATIENCE_SECONDS = 60
 NOT_TO_BE_WRITTEN = "mirrors docker.io and cannot be written to: push there"
+# Registries whose images the mirror cannot give, each for another reason, and what it says then.
+WITHOUT_IMAGES = {
+    "denied.test": 403, "gone.test": 502, "plain.test": 502, "refused.test": 404,
+    "silent.test": 504, "unknown.test": 404}
 
 
 class MirrorTest(MirrorCase):
@@ -22,9 +28,18 @@ class MirrorTest(MirrorCase):
         # It takes connections, because the system does that for it, and never says a word.
         silent = socket.create_server(("127.0.0.1", 0))
         cls.addClassCleanup(silent.close)
-        cls.special_settings = {"silent.test": {
-            "url": f"http://127.0.0.1:{silent.getsockname()[1]}", "plain_http": "allow",
-            "response_timeout": "500ms"}}
+        open_to_all = cls.upstreams["quay.io"].mirror_settings()
+        cls.special_settings = {
+            "silent.test": {
+                "url": f"http://127.0.0.1:{silent.getsockname()[1]}", "plain_http": "allow",
+                "response_timeout": "500ms"},
+            "gone.test": {"url": f"http://127.0.0.1:{free_port()}", "plain_http": "allow"},
+            # It has no TLS, and no password is sent without.
+            "plain.test": {"url": open_to_all["url"].replace("http:", "https:")},
+            "denied.test": {
+                "url": cls.upstreams["docker.io"].mirror_settings()["url"], "plain_http": "allow"},
+            "refused.test": open_to_all | {"repositories": {"deny": ["**"]}},
+        }
 
     # --- pulling
 
@@ -83,16 +98,55 @@ class MirrorTest(MirrorCase):
         self.pull("containerd", images)
         self.assertEqual(tokens.given, [("millpond", ("repository:team/tokens:pull",))])
 
-    def test_containerd_goes_on_to_the_next_host_if_the_mirror_does_not_know_the_registry(self):
-        layout = self.seed("quay.io/team/direct:1")
+    def test_what_the_mirror_cannot_give_is_pulled_from_the_next_place(self):
         direct = self.upstreams["quay.io"].address
-        self.containerd_hosts["unknown.test"] = [self.registry.address, direct]
-        answer = self.client.request("GET", "/v2/team/direct/manifests/1?ns=unknown.test")
-        self.assertEqual(answer.status, 404, answer)
-        before = self.registry.requests_upstream()
-        self.pull("containerd", {"unknown.test/team/direct:1": layout})
-        self.assertEqual(self.registry.requests_upstream(), before)
-        self.check_sent_once({"quay.io/team/direct:1": layout})
+        for registry, status in WITHOUT_IMAGES.items():
+            self.containerd_hosts[registry] = [self.registry.address, direct]
+            self.podman_mirrors[registry] = [f"{self.registry.address}/{registry}", direct]
+            for kind in ("containerd", "podman"):
+                with self.subTest(registry, kind=kind):
+                    name = f"{registry.removesuffix('.test')}/{kind}"
+                    layout = self.seed(f"quay.io/{name}:1")
+                    target = f"/v2/{name}/manifests/1?ns={registry}"
+                    self.client.expect(status, "GET", target)
+                    self.pull(kind, {f"{registry}/{name}:1": layout})
+                    self.check_sent_once({f"quay.io/{name}:1": layout})
+
+    # --- fetching before anybody pulls
+
+    def test_what_was_prewarmed_is_pulled_with_every_upstream_stopped(self):
+        names = ("docker.io/library/warm:1", "ghcr.io/team/warm:1", "quay.io/team/warm:1")
+        images = {name: self.seed(name) for name in names}
+        said = self.registry.prewarm(*names)
+        for name, layout in images.items():
+            planned, warm = (line for line in said if line.startswith(f"{name}: "))
+            self.assertRegex(planned, rf": {len(blob_bytes(layout))} blobs, [0-9.]+ MiB$")
+            self.assertRegex(warm, r": warm, [0-9.]+ MiB in ")
+        self.assertRegex(said[-1], r"^3 of 3 images warm: [0-9.]+ MiB in ")
+        self.assertEqual(len(said), 2 * len(images) + 1, said)
+        self.check_sent_once(images)
+        with self.upstreams_stopped():
+            for kind in KINDS:
+                self.pull(kind, images)
+        self.check_sent_once(images)
+
+    def test_all_platforms_of_what_was_prewarmed_are_there(self):
+        image = "ghcr.io/team/warm-index:1"
+        layout = self.seed(image, self.images.index)
+        self.assertIn("1 of 1 image warm", self.registry.prewarm(image)[-1])
+        with self.upstreams_stopped():
+            held = self.client.check_tree("ghcr.io/team/warm-index", "1")
+        self.assertEqual(held, layout.tree(layout.digest("1")))
+
+    def test_what_cannot_be_prewarmed_is_told_of_and_the_rest_is_fetched(self):
+        image = "docker.io/team/warm-beside:1"
+        images = {image: self.seed(image)}
+        error = self.fails(lambda: self.registry.prewarm("gone.test/team/app:1", image))
+        self.assertIn("ended with 1", error)
+        self.assertRegex(error, r"gone\.test/team/app:1: .*502")
+        self.assertIn("1 of 2 images warm, 1 failed", error)
+        with self.upstreams_stopped():
+            self.pull("podman", images)
 
     # --- tags that move
 
@@ -146,23 +200,47 @@ class MirrorTest(MirrorCase):
                 engine.check(image, layout)
 
     def test_a_half_pulled_image_fails_at_its_manifest_while_upstream_is_stopped(self):
+        # quay.io is asked about its tags each time: the first pull is refused.
         for kind in KINDS:
-            with self.subTest(kind):
-                repository = f"quay.io/team/half-{kind}"
-                layout = self.seed(f"{repository}:1")
-                # Its manifest and nothing else.
-                self.client.manifest(repository, "1")
-                engine = self.new_engine(kind)
-                with self.upstreams_stopped():
-                    asked_for = self.registry.blobs_asked_for()
-                    error = self.fails(lambda: engine.pull(f"{repository}:1"))
-                    self.assertIn("502 Bad Gateway", error)
-                    self.assertEqual(self.registry.blobs_asked_for(), asked_for)
-                    for reference in ("1", layout.digest("1")):
-                        answer = self.client.get_manifest(repository, reference)
-                        self.assertEqual(answer.status, 502, answer)
-                engine.pull(f"{repository}:1")
-                engine.check(f"{repository}:1", layout)
+            with self.subTest(kind), self.half_pulled("quay.io", kind) as half:
+                self.refused_at_the_manifest(*half, "502 Bad Gateway")
+
+    def test_a_half_pulled_image_whose_tag_is_believed_fails_at_its_manifest_too(self):
+        # A registry that was heard of a moment ago is taken to be there, until one pull has failed.
+        for kind in KINDS:
+            # dockerd tells of the last place it looked, which is Docker Hub itself.
+            told = "registry-1.docker.io" if kind == "dockerd" else "502 Bad Gateway"
+            with self.subTest(kind), self.half_pulled("docker.io", kind) as half:
+                engine, image, _ = half
+                self.fails(lambda: engine.pull(image))
+                self.refused_at_the_manifest(*half, told)
+
+    @contextlib.contextmanager
+    def half_pulled(self, registry, kind):
+        """An empty engine, an image that the mirror holds a part of, and its layout; no upstream.
+
+        At the end upstream is back, and the engine gets the image.
+        """
+        repository = f"{registry}/team/half-{kind}"
+        image = f"{repository}:1"
+        layout = self.seed(image)
+        manifest = json.loads(self.client.manifest(repository, "1"))
+        self.client.blob(repository, manifest["layers"][0]["digest"])
+        engine = self.new_engine(kind)
+        with self.upstreams_stopped():
+            yield engine, image, layout
+        engine.pull(image)
+        engine.check(image, layout)
+
+    def refused_at_the_manifest(self, engine, image, layout, told):
+        """The engine is told so before it has a manifest, and asks for no blob."""
+        asked_for = self.registry.blobs_asked_for()
+        self.assertIn(told, self.fails(lambda: engine.pull(image)))
+        self.assertEqual(self.registry.blobs_asked_for(), asked_for)
+        repository, _, tag = image.partition(":")
+        for reference in (tag, layout.digest("1")):
+            answer = self.client.get_manifest(repository, reference)
+            self.assertEqual(answer.status, 502, answer)
 
     def test_an_upstream_that_takes_connections_and_says_nothing_makes_nobody_hang(self):
         for kind in KINDS:

@@ -2,20 +2,12 @@
 
 import json
 
-from case import Case
 from containers import Containers
-from layout import Layout
+from copying import CopyingCase
 
 
-class SkopeoTest(Case):
-    def test_a_large_image_is_copied_in_and_out(self):
-        self.copy_in_and_out("large", "1")
-
-    def test_an_index_is_copied_in_and_out(self):
-        self.copy_in_and_out("index", "1")
-
-    def test_zstd_layers_are_copied_in_and_out(self):
-        self.copy_in_and_out("zstd", "1")
+class SkopeoTest(CopyingCase):
+    program = "skopeo"
 
     def test_an_artifact_and_its_subject_are_copied_in_and_out(self):
         self.copy_in_and_out("artifact", "subject")
@@ -34,8 +26,8 @@ class SkopeoTest(Case):
         self.assertEqual([l["mediaType"].rpartition("+")[2] for l in manifest["layers"]], ["zstd"])
 
     def test_tags_are_listed_inspected_and_deleted(self):
-        self.copy_in("artifact", "subject", "skopeo/tags", "a")
-        self.copy_in("artifact", "subject", "skopeo/tags", "b")
+        for tag in ("a", "b"):
+            self.copy_in(self.images.artifact, "subject", self.name(f"skopeo/tags:{tag}"))
         repository = f"docker://{self.name('skopeo/tags')}"
         self.assertEqual(json.loads(self.skopeo()("list-tags", repository))["Tags"], ["a", "b"])
         facts = json.loads(self.skopeo()("inspect", f"{repository}:a"))
@@ -44,24 +36,15 @@ class SkopeoTest(Case):
         self.skopeo()("delete", f"{repository}:a")
         self.assertEqual(self.client.get_manifest("skopeo/tags", "b").status, 404)
 
-    def copy_in_and_out(self, kind, name):
-        """One layout into the registry and back into a new layout."""
-        source, repository = getattr(self.images, kind), f"skopeo/{kind}"
-        self.copy_in(kind, name, repository, name)
-        self.check_pushed(source, name, repository, name)
-        target = Layout(self.new_folder("layout"))
-        self.skopeo()(
-            "copy", "-q", "--all", "--preserve-digests",
-            f"docker://{self.name(repository)}:{name}", f"oci:{target.path}:{name}")
-        digest = source.digest(name)
-        self.assertEqual(target.tree(target.digest(name)), source.tree(digest))
+    def copy_in(self, layout, name, target, *options):
+        self.copy(f"oci:{layout.path}:{name}", f"docker://{target}")
 
-    def copy_in(self, kind, name, repository, tag):
-        """One name of a layout into the registry."""
-        source = getattr(self.images, kind)
-        self.skopeo()(
-            "copy", "-q", "--all", "--preserve-digests", f"oci:{source.path}:{name}",
-            f"docker://{self.name(repository)}:{tag}")
+    def copy_out(self, target, layout, name, *options):
+        self.copy(f"docker://{target}", f"oci:{layout.path}:{name}")
+
+    def copy(self, source, target):
+        """Copies all of it as it is."""
+        self.skopeo()("copy", "-q", "--all", "--preserve-digests", source, target)
 
     def skopeo(self):
         """skopeo as on a machine that has never seen a registry."""

@@ -3,21 +3,14 @@
 import json
 
 from case import Case
+from copying import CopyingCase
 from images import ARTIFACT_TYPE
-from layout import Layout
 from process import clean_environment, run
 import parts
 
 
-class CraneTest(Case):
-    def test_a_large_image_is_pushed_and_pulled(self):
-        self.push_and_pull("large")
-
-    def test_zstd_layers_are_pushed_and_pulled(self):
-        self.push_and_pull("zstd")
-
-    def test_an_index_is_pushed_and_pulled(self):
-        self.push_and_pull("index")
+class CraneTest(CopyingCase):
+    program = "crane"
 
     def test_an_image_is_copied_to_another_repository_and_deleted(self):
         self.crane("push", self.images.zstd.path, self.name("crane/from:1"))
@@ -30,37 +23,26 @@ class CraneTest(Case):
         self.crane("delete", self.name(f"crane/to@{digest}"))
         self.assertEqual(self.client.get_manifest("crane/to", digest).status, 404)
 
-    def push_and_pull(self, kind):
-        """One layout into the registry and back into a new layout."""
-        source, target = getattr(self.images, kind), self.name(f"crane/{kind}:1")
-        self.crane("push", source.path, target)
-        self.check_pushed(source, "1", f"crane/{kind}", "1")
-        pulled = Layout(self.new_folder("layout") / "pulled")
-        self.crane("pull", "--format", "oci", target, pulled.path)
-        digest = source.digest("1")
-        self.assertEqual(pulled.tree(digest), source.tree(digest))
+    def copy_in(self, layout, name, target, *options):
+        self.crane("push", layout.path, target)
+
+    def copy_out(self, target, layout, name, *options):
+        self.crane("pull", "--format", "oci", target, layout.path)
 
     def crane(self, *words):
         """One crane command; its standard output."""
         return run(parts.path("crane"), *words)
 
 
-class RegctlTest(Case):
+class RegctlTest(CopyingCase):
+    program = "regctl"
+
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
         settings = cls.new_folder("regctl") / "config.json"
         cls.environment = clean_environment(REGCTL_CONFIG=settings)
         cls.regctl("registry", "set", "--tls", "disabled", cls.registry.address)
-
-    def test_a_large_image_is_copied_in_and_out(self):
-        self.copy_in_and_out("large", "1")
-
-    def test_an_index_is_copied_in_and_out(self):
-        self.copy_in_and_out("index", "1")
-
-    def test_zstd_layers_are_copied_in_and_out(self):
-        self.copy_in_and_out("zstd", "1")
 
     def test_an_artifact_follows_its_subject_in_and_out(self):
         layout, repository = self.images.artifact, "regctl/artifact"
@@ -70,15 +52,14 @@ class RegctlTest(Case):
             "artifact", "list", "--format", "{{json .}}", self.name(f"{repository}:subject")))
         found = [(d["digest"], d["artifactType"]) for d in listed["descriptors"]]
         self.assertEqual(found, [(layout.digest("referrer"), ARTIFACT_TYPE)])
-        pulled = Layout(self.new_folder("layout"))
-        self.regctl("image", "copy", "--referrers", self.name(f"{repository}:subject"),
-                    f"ocidir://{pulled.path}:subject")
+        pulled = self.new_layout()
+        self.copy_out(self.name(f"{repository}:subject"), pulled, "subject", "--referrers")
         digest = layout.digest("referrer")
         self.assertEqual(pulled.tree(digest), layout.tree(digest))
 
     def test_an_artifact_put_on_an_image_is_listed_until_it_is_deleted(self):
         target = self.name("regctl/attached:1")
-        self.regctl("image", "copy", f"ocidir://{self.images.artifact.path}:subject", target)
+        self.copy_in(self.images.artifact, "subject", target)
         data = self.new_folder("file") / "signature"
         data.write_bytes(b"a signature")
         self.regctl("artifact", "put", "--artifact-type", "application/x.sign", "--file", data,
@@ -91,15 +72,11 @@ class RegctlTest(Case):
         self.regctl("manifest", "delete", "--referrers", self.name(f"regctl/attached@{digest}"))
         self.assertEqual(self.regctl(*listing).strip(), "")
 
-    def copy_in_and_out(self, kind, name):
-        """One name of a layout into the registry and back into a new layout."""
-        source, target = getattr(self.images, kind), self.name(f"regctl/{kind}:{name}")
-        self.regctl("image", "copy", f"ocidir://{source.path}:{name}", target)
-        self.check_pushed(source, name, f"regctl/{kind}", name)
-        pulled = Layout(self.new_folder("layout"))
-        self.regctl("image", "copy", target, f"ocidir://{pulled.path}:{name}")
-        digest = source.digest(name)
-        self.assertEqual(pulled.tree(digest), source.tree(digest))
+    def copy_in(self, layout, name, target, *options):
+        self.regctl("image", "copy", *options, f"ocidir://{layout.path}:{name}", target)
+
+    def copy_out(self, target, layout, name, *options):
+        self.regctl("image", "copy", *options, target, f"ocidir://{layout.path}:{name}")
 
     @classmethod
     def regctl(cls, *words):
@@ -107,21 +84,14 @@ class RegctlTest(Case):
         return run(parts.path("regctl"), *words, environment=cls.environment)
 
 
-class OrasTest(Case):
-    def test_a_large_image_is_copied_in_and_out(self):
-        self.copy_in_and_out("large", "1")
-
-    def test_an_index_is_copied_in_and_out(self):
-        self.copy_in_and_out("index", "1")
-
-    def test_zstd_layers_are_copied_in_and_out(self):
-        self.copy_in_and_out("zstd", "1")
+class OrasTest(CopyingCase):
+    program = "oras"
 
     def test_an_artifact_follows_its_subject_in_and_out(self):
         self.copy_in_and_out("artifact", "referrer", "--recursive")
-        layout, pulled = self.images.artifact, Layout(self.new_folder("layout"))
-        self.oras("cp", "--no-tty", "--recursive", "--from-plain-http", "--to-oci-layout",
-                  self.name(f"oras/artifact@{layout.digest('subject')}"), f"{pulled.path}:subject")
+        layout, pulled = self.images.artifact, self.new_layout()
+        subject = self.name(f"oras/artifact@{layout.digest('subject')}")
+        self.copy_out(subject, pulled, "subject", "--recursive")
         digest = layout.digest("referrer")
         self.assertEqual(pulled.tree(digest), layout.tree(digest))
 
@@ -142,17 +112,13 @@ class OrasTest(Case):
         for name in ("model.bin", "card.txt"):
             self.assertEqual((back / name).read_bytes(), (folder / name).read_bytes())
 
-    def copy_in_and_out(self, kind, name, *options):
-        """One name of a layout into the registry and back into a new layout."""
-        source, target = getattr(self.images, kind), self.name(f"oras/{kind}:{name}")
-        self.oras("cp", "--no-tty", *options, "--from-oci-layout", f"{source.path}:{name}",
+    def copy_in(self, layout, name, target, *options):
+        self.oras("cp", "--no-tty", *options, "--from-oci-layout", f"{layout.path}:{name}",
                   "--to-plain-http", target)
-        self.check_pushed(source, name, f"oras/{kind}", name)
-        pulled = Layout(self.new_folder("layout"))
+
+    def copy_out(self, target, layout, name, *options):
         self.oras("cp", "--no-tty", *options, "--from-plain-http", target, "--to-oci-layout",
-                  f"{pulled.path}:{name}")
-        digest = source.digest(name)
-        self.assertEqual(pulled.tree(digest), source.tree(digest))
+                  f"{layout.path}:{name}")
 
     def oras(self, *words, folder=None):
         """One oras command; its standard output."""

@@ -10,12 +10,26 @@ use std::{
 
 use anyhow::{Context, ensure};
 
+#[path = "../fuzz/checks/challenge.rs"]
+mod challenge;
+#[path = "../fuzz/checks/content_range.rs"]
+mod content_range;
 #[path = "../fuzz/checks/digest.rs"]
 mod digest;
+#[path = "../fuzz/checks/docker_config.rs"]
+mod docker_config;
+#[path = "../fuzz/checks/image.rs"]
+mod image;
+#[path = "../fuzz/checks/link.rs"]
+mod link;
 #[path = "../fuzz/checks/manifest.rs"]
 mod manifest;
 #[path = "../fuzz/checks/name.rs"]
 mod name;
+#[path = "../fuzz/checks/pattern.rs"]
+mod pattern;
+#[path = "../fuzz/checks/quota.rs"]
+mod quota;
 #[path = "../fuzz/checks/range.rs"]
 mod range;
 #[path = "../fuzz/checks/route.rs"]
@@ -40,9 +54,16 @@ macro_rules! replay_each {
 }
 
 replay_each! {
+    challenges_hold: "challenge" => |seed| challenge::check(text(seed));
+    content_ranges_hold: "content_range" => |seed| content_range::check(text(seed));
     digests_hold: "digest" => digest::check;
+    docker_configs_hold: "docker_config" => |seed| docker_config::check(text(seed));
+    images_hold: "image" => |seed| image::check(text(seed));
+    links_hold: "link" => |seed| link::check(text(seed));
     manifests_hold: "manifest" => manifest::check;
     names_hold: "name" => |seed| name::check(text(seed));
+    patterns_hold: "pattern" => |seed| pattern::check(text(seed));
+    quotas_hold: "quota" => |seed| quota::check(text(seed));
     ranges_hold: "range" => |seed| range::check(text(seed));
     routes_hold: "route" => |seed| route::check(text(seed));
     settings_hold: "settings" => |seed| settings::check(text(seed));

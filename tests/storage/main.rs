@@ -14,6 +14,7 @@ mod s3_faults;
 mod s3_requests;
 #[path = "../support/s3_server.rs"]
 mod s3_server;
+mod s3_tls;
 mod suite;
 
 /// Every behaviour of the suite as a test of its own, for a fixture.
@@ -47,6 +48,7 @@ macro_rules! conformance {
                 writing::dropped_calls_leave_the_old_or_the_new,
                 writing::unfinished_writes_are_found_and_purged,
                 spools::a_spool_is_read_while_it_grows,
+                spools::a_spool_is_written_in_any_order,
                 spools::an_adopted_spool_is_an_object_and_can_still_be_read,
                 spools::a_dropped_spool_leaves_nothing,
             }
@@ -105,6 +107,7 @@ mod faulty {
         suite::writing::pieces_of_all_sizes_are_composed(storage).await;
         suite::writing::a_composition_without_a_piece_leaves_nothing(storage).await;
         suite::spools::a_spool_is_read_while_it_grows(storage).await;
+        suite::spools::a_spool_is_written_in_any_order(storage).await;
         suite::spools::an_adopted_spool_is_an_object_and_can_still_be_read(storage).await;
         assert!(faulty.operations() > 10 * period, "{} operations", faulty.operations());
     }

@@ -167,6 +167,54 @@ async fn a_slow_blob_is_no_stall() {
 }
 
 #[tokio::test]
+async fn a_blob_that_trickles_ends_in_an_error() {
+    let fake = FakeUpstream::start().await;
+    let digest = fake.put_blob(REPOSITORY, pattern(LENGTH));
+    fake.script(Script::new(Fault::Slow(1, SHORT / 10)));
+    let mut config = config(fake.url());
+    config.limits.stall_timeout = SHORT;
+    let upstream = open(config);
+    let mut blob = upstream.open_blob(&repository(), &digest, 0).await.unwrap();
+    let mut came = 0;
+    let error = loop {
+        match blob.stream.next().await.expect("an error before the end") {
+            Ok(piece) => came += piece.len() as u64,
+            Err(error) => break error,
+        }
+    };
+    match error {
+        Error::Slow { bytes, within, .. } => {
+            assert_eq!(bytes, came);
+            assert!(bytes < 100 && within >= 2 * SHORT, "{bytes} bytes in {within:?}");
+        }
+        other => panic!("not too slow: {other:?}"),
+    }
+    assert!(error.is_retryable());
+}
+
+#[tokio::test]
+async fn what_is_slow_on_this_side_is_not_held_against_the_upstream() {
+    let fake = FakeUpstream::start().await;
+    let digest = fake.put_blob(REPOSITORY, pattern(200_000));
+    let mut config = config(fake.url());
+    config.limits.stall_timeout = SHORT / 3;
+    // Nobody gives as much in the time that this takes.
+    config.limits.least_bytes_per_second = ByteSize(2_000_000);
+    let unthrottled = open(config.clone());
+    let mut blob = unthrottled.open_blob(&repository(), &digest, 0).await.unwrap();
+    let mut came = Vec::new();
+    while let Some(piece) = blob.stream.next().await {
+        came.extend_from_slice(&piece.unwrap());
+        tokio::time::sleep(SHORT / 3).await;
+    }
+    assert_eq!(came, pattern(200_000));
+    config.limits.bytes_per_second = Some(ByteSize(200_000));
+    let throttled = open(config);
+    let blob = throttled.open_blob(&repository(), &digest, 0).await.unwrap();
+    assert_eq!(read(blob).await.unwrap(), pattern(200_000));
+}
+
+#[tokio::test]
 async fn what_comes_is_not_verified_here() {
     let fake = FakeUpstream::start().await;
     let digest = fake.put_blob(REPOSITORY, pattern(10));

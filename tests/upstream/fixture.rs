@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use futures_util::TryStreamExt;
 use millpond::{
     oci::{Reference, RepositoryName},
+    runtime::Tasks,
     upstream::{
         BaseUrl, Config, Error, PlainHttp, RemoteBlob, SetupError, Upstream, UpstreamConfig,
         Upstreams,
@@ -46,7 +47,7 @@ pub(crate) fn try_open(
 ) -> Result<(Upstreams, Registry), SetupError> {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let metrics = Registry::new();
-    Ok((Upstreams::new(&Config { upstreams }, &metrics)?, metrics))
+    Ok((Upstreams::new(&Config { upstreams }, &Tasks::new(), &metrics)?, metrics))
 }
 
 pub(crate) fn repository() -> RepositoryName {

@@ -12,8 +12,9 @@ use super::{
     download::{self, Blob},
     error::Error,
     progress::Progress,
+    repository::Repository,
 };
-use crate::oci::{Digest, RepositoryName};
+use crate::oci::Digest;
 
 /// The blobs of a run, and the slots in which they are pulled.
 #[derive(Debug)]
@@ -30,7 +31,7 @@ struct Known {
     /// Set when the bytes have been pulled from one repository or another.
     bytes: HashMap<Digest, Arc<OnceCell<()>>>,
     /// What came of a blob of a repository.
-    outcomes: HashMap<(RepositoryName, Digest), Arc<OnceCell<Outcome>>>,
+    outcomes: HashMap<(Repository, Digest), Arc<OnceCell<Outcome>>>,
 }
 
 type Outcome = Result<(), Arc<Error>>;
@@ -57,7 +58,7 @@ impl Blobs {
     ///
     /// # Errors
     /// The error of the one attempt that is made for each repository.
-    pub(super) async fn warm(&self, repository: &RepositoryName, blob: Blob) -> Outcome {
+    pub(super) async fn warm(&self, repository: &Repository, blob: Blob) -> Outcome {
         let (bytes, outcome) = self.cells(repository, blob.digest);
         let attempt = || async {
             let pulled = self.pull(&bytes, repository, blob).await;
@@ -68,7 +69,7 @@ impl Blobs {
 
     fn cells(
         &self,
-        repository: &RepositoryName,
+        repository: &Repository,
         digest: Digest,
     ) -> (Arc<OnceCell<()>>, Arc<OnceCell<Outcome>>) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
@@ -80,7 +81,7 @@ impl Blobs {
     async fn pull(
         &self,
         bytes: &OnceCell<()>,
-        repository: &RepositoryName,
+        repository: &Repository,
         blob: Blob,
     ) -> Result<(), Error> {
         let mut came = Came::Before;

@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use super::{
     error::{Error, Refusal},
+    repository::Place,
     server::{Login, Server},
 };
 use crate::oci::{ChunkRange, MediaType};
@@ -74,8 +75,8 @@ impl Daemon {
     ///
     /// # Errors
     /// [`Error`], also where the answer is none to what was asked.
-    pub(super) async fn ask(&self, path: &str, want: Want) -> Result<Answer, Error> {
-        let response = self.send(path, want).await?;
+    pub(super) async fn ask(&self, place: &Place<'_>, want: Want) -> Result<Answer, Error> {
+        let response = self.send(place, want).await?;
         let start = match (response.status(), want) {
             (StatusCode::OK, _) => 0,
             (StatusCode::PARTIAL_CONTENT, Want::BlobFrom(asked)) => {
@@ -87,8 +88,8 @@ impl Daemon {
         Ok(Answer { response, start })
     }
 
-    async fn send(&self, path: &str, want: Want) -> Result<reqwest::Response, Error> {
-        let url = self.server.url(path);
+    async fn send(&self, place: &Place<'_>, want: Want) -> Result<reqwest::Response, Error> {
+        let url = place.url(&self.server);
         let mut request = match want {
             Want::Manifest => self.http.get(url).header(header::ACCEPT, accepted()),
             Want::BlobHead => self.http.head(url),

@@ -6,9 +6,10 @@ use super::{
     daemon::{Daemon, Want},
     error::Error,
     progress::Progress,
+    repository::{Place, Repository},
     retry::Retries,
 };
-use crate::oci::{Digest, Hasher, Reference, RepositoryName};
+use crate::oci::{Digest, Hasher, Reference};
 
 /// Most bytes of a manifest or a configuration: what the daemon can be made to accept.
 const DOCUMENT_MAX_BYTES: usize = 64 << 20;
@@ -28,15 +29,15 @@ pub(super) struct Blob {
 /// [`Error`], after retries.
 pub(super) async fn manifest(
     daemon: &Daemon,
-    repository: &RepositoryName,
+    repository: &Repository,
     reference: &Reference,
 ) -> Result<Bytes, Error> {
-    let path = format!("/v2/{repository}/manifests/{reference}");
+    let place = repository.manifest(reference);
     let expected = match reference {
         Reference::Tag(_) => None,
         Reference::Digest(digest) => Some(*digest),
     };
-    document(daemon, &path, Want::Manifest, expected).await
+    document(daemon, &place, Want::Manifest, expected).await
 }
 
 /// The bytes of a blob that is to be read, such as an image's configuration.
@@ -45,10 +46,10 @@ pub(super) async fn manifest(
 /// [`Error`], after retries.
 pub(super) async fn configuration(
     daemon: &Daemon,
-    repository: &RepositoryName,
+    repository: &Repository,
     digest: Digest,
 ) -> Result<Bytes, Error> {
-    document(daemon, &blob_path(repository, digest), Want::BlobFrom(0), Some(digest)).await
+    document(daemon, &repository.blob(digest), Want::BlobFrom(0), Some(digest)).await
 }
 
 /// Asks whether a blob is there, without its bytes.
@@ -57,13 +58,13 @@ pub(super) async fn configuration(
 /// [`Error`], after retries.
 pub(super) async fn presence(
     daemon: &Daemon,
-    repository: &RepositoryName,
+    repository: &Repository,
     digest: Digest,
 ) -> Result<(), Error> {
-    let path = blob_path(repository, digest);
+    let place = repository.blob(digest);
     let mut retries = Retries::default();
     loop {
-        match daemon.ask(&path, Want::BlobHead).await {
+        match daemon.ask(&place, Want::BlobHead).await {
             Ok(_there) => return Ok(()),
             Err(error) => retries.pause(error).await?,
         }
@@ -77,15 +78,15 @@ pub(super) async fn presence(
 /// [`Error`], after retries.
 pub(super) async fn blob(
     daemon: &Daemon,
-    repository: &RepositoryName,
+    repository: &Repository,
     blob: Blob,
     progress: &Progress,
 ) -> Result<(), Error> {
-    let path = blob_path(repository, blob.digest);
+    let place = repository.blob(blob.digest);
     let mut received = Received::new(blob, progress);
     let mut retries = Retries::default();
     loop {
-        match attempt(daemon, &path, &mut received).await {
+        match attempt(daemon, &place, &mut received).await {
             Ok(()) => return received.verify(),
             // It broke after its last byte: there is nothing left to ask for.
             Err(error) if error.is_retryable() && received.is_whole() => return received.verify(),
@@ -94,13 +95,13 @@ pub(super) async fn blob(
     }
 }
 
-fn blob_path(repository: &RepositoryName, digest: Digest) -> String {
-    format!("/v2/{repository}/blobs/{digest}")
-}
-
 /// Reads on from where `received` stands, to the end of the body.
-async fn attempt(daemon: &Daemon, path: &str, received: &mut Received<'_>) -> Result<(), Error> {
-    let mut answer = daemon.ask(path, Want::BlobFrom(received.bytes)).await?;
+async fn attempt(
+    daemon: &Daemon,
+    place: &Place<'_>,
+    received: &mut Received<'_>,
+) -> Result<(), Error> {
+    let mut answer = daemon.ask(place, Want::BlobFrom(received.bytes)).await?;
     if answer.start != received.bytes {
         // A server may ignore `Range` (RFC 9110, section 14.2).
         received.restart();
@@ -113,13 +114,13 @@ async fn attempt(daemon: &Daemon, path: &str, received: &mut Received<'_>) -> Re
 
 async fn document(
     daemon: &Daemon,
-    path: &str,
+    place: &Place<'_>,
     want: Want,
     expected: Option<Digest>,
 ) -> Result<Bytes, Error> {
     let mut retries = Retries::default();
     loop {
-        match read_document(daemon, path, want, expected).await {
+        match read_document(daemon, place, want, expected).await {
             Ok(body) => return Ok(body),
             Err(error) => retries.pause(error).await?,
         }
@@ -128,11 +129,11 @@ async fn document(
 
 async fn read_document(
     daemon: &Daemon,
-    path: &str,
+    place: &Place<'_>,
     want: Want,
     expected: Option<Digest>,
 ) -> Result<Bytes, Error> {
-    let answer = daemon.ask(path, want).await?;
+    let answer = daemon.ask(place, want).await?;
     let announced = answer.announced_digest().and_then(|text| text.parse().ok());
     let body = answer.read(DOCUMENT_MAX_BYTES).await?;
     // What was asked for counts; of a tag only the daemon knows which manifest it means.

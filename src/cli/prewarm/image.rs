@@ -2,7 +2,8 @@
 
 use std::{fmt, str::FromStr};
 
-use crate::oci::{Digest, InvalidDigest, InvalidName, InvalidTag, Reference, RepositoryName, Tag};
+use super::repository::Repository;
+use crate::oci::{Digest, InvalidDigest, InvalidName, InvalidTag, Reference, Tag};
 
 /// The tag that is meant where none is written.
 const DEFAULT_TAG: &str = "latest";
@@ -13,31 +14,28 @@ const DOCKER: &str = "docker.io";
 /// A name of [`DOCKER`] from before 2015, which Docker still takes for it.
 const DOCKER_OF_OLD: &str = "index.docker.io";
 
-/// An image at the daemon. The registry that it comes from, if any, is the first component of the repository.
+/// An image at the daemon.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Image {
+pub struct Image {
     /// Its repository at the daemon.
-    pub(super) repository: RepositoryName,
+    pub(super) repository: Repository,
     /// Which manifest of the repository it is. Where a tag and a digest are written, this is the digest.
     pub(super) reference: Reference,
 }
 
 /// Why a text names no image.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum InvalidImage {
+pub enum InvalidImage {
     /// It has a scheme.
     #[error("an image is named without a scheme, as in ghcr.io/org/app:1")]
     Scheme,
-    /// Its registry has a port, which no path of the daemon can hold.
+    /// Its registry, which has a colon, is no host with a port.
     #[error(
-        "the registry {host} has a port, which cannot be part of a name at the daemon: write the name \
-         that its configuration gives to this registry, as in NAME/{path}"
+        "the registry {registry} is no host with a port, as in registry.example:5000/org/app:1"
     )]
-    Port {
-        /// The registry.
-        host: String,
-        /// The rest of the name.
-        path: String,
+    Registry {
+        /// What stands there.
+        registry: String,
     },
     /// The part before the tag or digest is no repository name.
     #[error(transparent)]
@@ -87,21 +85,40 @@ fn split_tag(text: &str) -> (&str, Option<&str>) {
     }
 }
 
-fn repository(name: &str) -> Result<RepositoryName, InvalidImage> {
+fn repository(name: &str) -> Result<Repository, InvalidImage> {
     let Some((host, path)) = name.split_once('/').filter(|(first, _)| is_registry(first)) else {
-        return Ok(name.parse()?);
+        return Ok(Repository { registry: None, name: name.parse()? });
     };
     if host.contains(':') {
-        return Err(InvalidImage::Port { host: host.to_owned(), path: path.to_owned() });
+        if !is_host_with_port(host) {
+            return Err(InvalidImage::Registry { registry: host.to_owned() });
+        }
+        // The daemon takes no notice of case there.
+        return Ok(Repository { registry: Some(host.to_ascii_lowercase()), name: path.parse()? });
     }
     let host = if host == DOCKER_OF_OLD { DOCKER } else { host };
     let owner = if host == DOCKER && !path.contains('/') { "library/" } else { "" };
-    Ok(format!("{host}/{owner}{path}").parse()?)
+    Ok(Repository { registry: None, name: format!("{host}/{owner}{path}").parse()? })
 }
 
 /// Whether the first component of a name is a registry: the rule of every container tool.
 fn is_registry(first: &str) -> bool {
     first.contains(['.', ':']) || first == "localhost"
+}
+
+/// Whether a text is what URLs have between their slashes: `registry.example:5000`, `[::1]:5000`.
+fn is_host_with_port(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else { return false };
+    let is_of = |text: &str, others: &[u8]| {
+        let is_known = |byte: u8| byte.is_ascii_alphanumeric() || others.contains(&byte);
+        !text.is_empty() && text.bytes().all(is_known)
+    };
+    let is_host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        Some(address) => is_of(address, b":."),
+        None => is_of(host, b".-_"),
+    };
+    // A sign would be taken for a part of the number.
+    is_host && is_of(port, b"") && port.parse::<u16>().is_ok_and(|port| port > 0)
 }
 
 #[cfg(test)]
@@ -128,6 +145,9 @@ mod tests {
             ("index.docker.io/nginx:1", "docker.io/library/nginx:1"),
             ("docker.io/bitnami/redis:7", "docker.io/bitnami/redis:7"),
             ("quay.io/nginx", "quay.io/nginx:latest"),
+            ("Registry.House:5000/nginx", "registry.house:5000/nginx:latest"),
+            ("localhost:5000/org/app:1", "localhost:5000/org/app:1"),
+            ("[::1]:5000/app:1", "[::1]:5000/app:1"),
             (&by_digest, &by_digest),
             (&with_both, &by_digest),
         ] {
@@ -139,9 +159,24 @@ mod tests {
     fn what_names_no_image_is_refused_with_the_reason() {
         let is = |text: &str| text.parse::<Image>().unwrap_err();
         assert_eq!(is("https://ghcr.io/org/app"), InvalidImage::Scheme);
-        assert!(matches!(is("10.0.0.1:5000/org/app"), InvalidImage::Port { .. }));
-        assert!(matches!(is("[::1]:5000/app:1"), InvalidImage::Port { .. }));
-        for name in ["", "Nginx", "docker.io/", "/nginx", "a//b", ":1", "GHCR.io/a", "a b"] {
+        for registry in
+            [":1", "a:", "a:0", "a:65536", "a:+1", "a:b", "a:1:2", "[]:1", "[::1]", "::1:1"]
+        {
+            let image = format!("{registry}/app:1");
+            assert_eq!(is(&image), InvalidImage::Registry { registry: registry.to_owned() });
+        }
+        for name in [
+            "a.b:5000/",
+            "a.b:5000/App",
+            "",
+            "Nginx",
+            "docker.io/",
+            "/nginx",
+            "a//b",
+            ":1",
+            "GHCR.io/a",
+            "a b",
+        ] {
             assert!(matches!(is(name), InvalidImage::Name(_)), "{name}");
         }
         for tag in ["nginx:", "nginx:.1", "nginx:a b", "nginx:ü"] {
@@ -155,7 +190,7 @@ mod tests {
     proptest! {
         #[test]
         fn an_image_is_read_back_as_it_is_shown(
-            host in "((ghcr|quay|index\\.docker|docker)\\.io/|localhost/)?",
+            host in "((ghcr|quay|index\\.docker|docker)\\.io/|localhost/|[a-zA-Z.-]{1,8}:[1-9][0-9]{0,3}/)?",
             path in "[a-z0-9]{1,8}(/[a-z0-9]{1,8}(\\.[a-z0-9]{1,3})?){0,3}",
             rest in prop_oneof!["", ":[a-zA-Z0-9_][a-zA-Z0-9._-]{0,20}", "@sha256:[0-9a-f]{64}"],
         ) {

@@ -9,6 +9,7 @@ mod listing;
 mod plan;
 mod platform;
 mod progress;
+mod repository;
 mod retry;
 mod server;
 mod text;
@@ -18,11 +19,12 @@ use std::{collections::HashSet, fmt::Write, io, path::PathBuf, process::ExitCode
 use futures_util::{StreamExt, stream};
 use tokio::time::Instant;
 
+pub use image::{Image, InvalidImage};
+
 use self::{
     blobs::Blobs,
     daemon::Daemon,
     download::Blob,
-    image::{Image, InvalidImage},
     plan::{ImageError, Plan},
     platform::Platform,
     progress::{Progress, Warmth},
@@ -49,8 +51,9 @@ Names:
   repository nginx that was pushed to the daemon, NOT docker.io/library/nginx. Write
   docker.io/nginx for that.
 
-  A registry with a port is written by the name that the daemon's configuration gives
-  to it: such a name is passed on as it stands.
+  A registry with a port, as in registry.house:5000/app:1, is one that the daemon's
+  configuration has among the aliases of a registry: the daemon is asked for app with
+  ?ns=registry.house:5000.
 
   Without a tag, latest is meant. With a tag and a digest, the digest counts.
 
@@ -62,7 +65,8 @@ Exit status:
 #[derive(Debug, clap::Args)]
 #[command(after_help = NAMES)]
 pub(super) struct Arguments {
-    /// The daemon. It is asked directly, whatever proxy the environment names.
+    /// The daemon. It is asked directly, whatever proxy the environment names. With https, its certificate must
+    /// be one that the system trusts, or that the file in `SSL_CERT_FILE` does.
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:5000")]
     server: Server,
     /// Pull only what is made for this platform; may be given several times. Without it, every platform of an

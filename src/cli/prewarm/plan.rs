@@ -12,8 +12,9 @@ use super::{
     image::Image,
     listing::{Child, Listing},
     platform::Platform,
+    repository::Repository,
 };
-use crate::oci::{Digest, InvalidManifest, Reference, RepositoryName};
+use crate::oci::{Digest, InvalidManifest, Reference};
 
 /// Most indexes above a manifest. Real ones have one, or two where indexes were put together.
 const DEPTH_MAX: usize = 4;
@@ -116,7 +117,7 @@ struct Pending {
 
 struct Walk<'a> {
     daemon: &'a Daemon,
-    repository: &'a RepositoryName,
+    repository: &'a Repository,
     choice: Choice<'a>,
     pending: Vec<Pending>,
     /// Manifests that were pending once. Two indexes may share one.

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use moka::future::Cache;
 use tokio::time::Instant;
 
-use super::{Freshness, Mirrored, is_within};
+use super::{
+    Freshness, Mirrored, is_within,
+    metrics::{Kind, Outcome},
+};
 use crate::{
     oci::{Descriptor, Digest, RepositoryName},
     registry::{Error, ReferrersPage, TagPage},
@@ -50,9 +53,20 @@ impl Mirrored {
         last: Option<&str>,
         limit: Option<usize>,
     ) -> Result<(TagPage, Freshness), Error> {
+        let listed = self.list_tags(last, limit).await;
+        let outcome = Outcome::of_freshness(&listed);
+        self.mirrors().metrics.count(&self.upstream, Kind::Tags, outcome);
+        listed
+    }
+
+    async fn list_tags(
+        &self,
+        last: Option<&str>,
+        limit: Option<usize>,
+    ) -> Result<(TagPage, Freshness), Error> {
         let (all, freshness) = match self.all_tags().await {
             Ok(all) => all,
-            Err(why) if why.is_name_unknown() => return Err(why),
+            Err(why) if why.is_name_unknown() || !self.may_be_stale() => return Err(why),
             Err(why) => match self.local.tags(last, limit).await {
                 Ok(page) => return Ok((page, Freshness::Stale)),
                 Err(_nothing_held) => return Err(why),
@@ -64,6 +78,12 @@ impl Mirrored {
         let length = limit.unwrap_or(rest.len()).min(rest.len());
         let more = length > 0 && length < rest.len();
         Ok((TagPage { tags: rest[..length].to_vec(), more }, freshness))
+    }
+
+    /// Whether what is held may be listed. When it was last complete is not known, so that only a `max_stale`
+    /// of nothing forbids it.
+    fn may_be_stale(&self) -> bool {
+        !self.upstream.policy().max_stale.is_zero()
     }
 
     async fn all_tags(&self) -> Result<(Arc<Vec<String>>, Freshness), Error> {
@@ -111,10 +131,23 @@ impl Mirrored {
         &self,
         subject: &Digest,
         artifact_type: Option<&str>,
+        page: (Option<Digest>, usize),
+    ) -> Result<(ReferrersPage, Freshness), Error> {
+        let listed = self.list_referrers(subject, artifact_type, page).await;
+        let outcome = Outcome::of_freshness(&listed);
+        self.mirrors().metrics.count(&self.upstream, Kind::Referrers, outcome);
+        listed
+    }
+
+    async fn list_referrers(
+        &self,
+        subject: &Digest,
+        artifact_type: Option<&str>,
         (last, limit): (Option<Digest>, usize),
     ) -> Result<(ReferrersPage, Freshness), Error> {
         let (all, freshness) = match self.all_referrers(subject).await {
             Ok(all) => all,
+            Err(why) if !self.may_be_stale() => return Err(why),
             Err(why) => {
                 let held = self.local.referrers(subject, artifact_type, (last, limit)).await?;
                 // That there are none is something to know, and nothing to guess: signatures are found so.

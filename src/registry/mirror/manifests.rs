@@ -2,7 +2,12 @@
 
 use std::sync::Arc;
 
-use super::{Freshness, Mirrored, metrics::Kind, metrics::Outcome};
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, Shared},
+};
+
+use super::{Freshness, HEARD_LATELY, Mirrored, Place, metrics::Kind, metrics::Outcome};
 use crate::{
     content,
     oci::{
@@ -15,8 +20,20 @@ use crate::{
 };
 
 /// Manifests that are being fetched.
-pub(super) type Fetches =
-    SingleFlight<(RepositoryName, String), Result<Arc<StoredManifest>, Arc<Error>>>;
+pub(super) type Fetches = SingleFlight<(RepositoryName, String), Result<Fetched, Arc<Error>>>;
+
+/// Ends when a manifest is in the storage, or is found not to get there; says which.
+pub(super) type Kept = Shared<BoxFuture<'static, bool>>;
+
+/// A manifest that came from the other registry.
+#[derive(Clone, Debug)]
+pub(super) struct Fetched {
+    pub(super) stored: Arc<StoredManifest>,
+    pub(super) kept: Kept,
+}
+
+/// Manifests that the other registry is being asked about.
+pub(super) type Confirmations = SingleFlight<Place, Result<(), Arc<Error>>>;
 
 /// A manifest, and how sure it is to be the right one.
 #[derive(Clone, Debug)]
@@ -43,34 +60,48 @@ impl Mirrored {
         served
     }
 
-    async fn manifest_by_digest(&self, digest: &Digest) -> Result<ServedManifest, Error> {
+    pub(super) async fn manifest_by_digest(
+        &self,
+        digest: &Digest,
+    ) -> Result<ServedManifest, Error> {
         let stored = match self.local.manifest_by_digest(digest).await {
             Err(Error::ManifestUnknown { .. }) => {
-                let stored = self.fetch_manifest(Reference::Digest(*digest)).await?;
-                return Ok(ServedManifest { stored, freshness: Freshness::Current });
+                let fetched = self.fetch_manifest(Reference::Digest(*digest)).await?;
+                let (stored, freshness) = (fetched.stored, Freshness::Current);
+                return Ok(ServedManifest { stored, freshness });
             }
             other => other?,
         };
-        if !self.is_confirmed(digest).await && !self.is_complete(&stored).await? {
-            self.ask_for_manifest(digest).await?;
-        }
+        self.assure(&stored).await?;
         Ok(ServedManifest { stored, freshness: Freshness::Current })
     }
 
-    /// Fetches and keeps a manifest, once for all who want it.
-    pub(super) async fn fetch_manifest(
-        &self,
-        reference: Reference,
-    ) -> Result<Arc<StoredManifest>, Error> {
+    /// Sees to it that whoever gets a manifest can get what it refers to as well: it is held, or the other
+    /// registry is there.
+    pub(super) async fn assure(&self, stored: &StoredManifest) -> Result<(), Error> {
+        if self.can_be_had(&stored.digest).await || self.is_complete(stored).await? {
+            return Ok(());
+        }
+        self.confirm_by_asking(&stored.digest).await
+    }
+
+    /// Whether the other registry is there, and has said lately that it has this manifest.
+    async fn can_be_had(&self, digest: &Digest) -> bool {
+        self.upstream.was_heard_within(HEARD_LATELY) && self.is_confirmed(digest).await
+    }
+
+    /// Fetches a manifest, once for all who want it. It is being kept when this returns: whoever waits for it
+    /// need not wait for a disk as well, because what is lost can be fetched again.
+    pub(super) async fn fetch_manifest(&self, reference: Reference) -> Result<Fetched, Error> {
         if let Reference::Digest(digest) = &reference {
             if self.is_denied(digest).await {
                 return Err(Error::ManifestUnknown { reference });
             }
-            // It came a moment ago and could not be kept.
+            // It came a moment ago, and is not kept yet or could not be.
             if self.is_confirmed(digest).await
                 && let Some(stored) = self.registry.manifests.get(digest).await
             {
-                return Ok(stored);
+                return Ok(Fetched { stored, kept: kept() });
             }
         }
         let key = (self.name().clone(), reference.to_string());
@@ -79,7 +110,7 @@ impl Mirrored {
         self.mirrors().fetches.run(key, fetch).await?.map_err(Error::Shared)
     }
 
-    async fn fetch_manifest_now(&self, reference: Reference) -> Result<Arc<StoredManifest>, Error> {
+    async fn fetch_manifest_now(&self, reference: Reference) -> Result<Fetched, Error> {
         let limit_bytes = self.registry.config.manifest_max.0;
         let fetched = self.upstream.fetch_manifest(&self.remote, &reference, limit_bytes).await;
         let fetched = match fetched {
@@ -93,13 +124,12 @@ impl Mirrored {
         };
         let stored = Arc::new(self.verified(&reference, fetched)?);
         self.confirm(&stored.digest).await;
-        if let Err(error) = self.keep(&stored).await {
-            // It can be served all the same.
-            let name = self.name();
-            tracing::error!(%name, digest = %stored.digest, %error, "a fetched manifest could not be kept");
-        }
         self.registry.manifests.insert(Arc::clone(&stored)).await;
-        Ok(stored)
+        let (mirrored, keeping) = (self.clone(), Arc::clone(&stored));
+        let keep = async move { mirrored.keep(&keeping).await };
+        let keep = self.registry.tasks.spawn("keep a manifest", keep);
+        let kept = keep.map(|ended| ended.unwrap_or(false)).boxed().shared();
+        Ok(Fetched { stored, kept })
     }
 
     /// Holds what was fetched to what was asked for.
@@ -137,13 +167,33 @@ impl Mirrored {
         }
     }
 
-    async fn keep(&self, stored: &StoredManifest) -> Result<(), Error> {
-        self.registry.content.put(stored.digest, stored.bytes.clone()).await?;
-        self.registry.links.add(LinkKind::Revision, self.name(), &stored.digest).await
+    /// Says whether it is kept.
+    async fn keep(&self, stored: &StoredManifest) -> bool {
+        let (name, digest) = (self.name(), &stored.digest);
+        let keep = async {
+            self.registry.content.put(*digest, stored.bytes.clone()).await?;
+            self.registry.links.add(LinkKind::Revision, name, digest).await
+        };
+        let result: Result<(), Error> = keep.await;
+        if let Err(error) = &result {
+            tracing::error!(%name, %digest, %error, "a fetched manifest could not be kept");
+        }
+        result.is_ok()
     }
 
-    /// Asks the other registry whether it is there and has this manifest.
-    async fn ask_for_manifest(&self, digest: &Digest) -> Result<(), Error> {
+    /// Asks the other registry, once for all, whether it is there and has this manifest.
+    async fn confirm_by_asking(&self, digest: &Digest) -> Result<(), Error> {
+        let (mirrored, wanted) = (self.clone(), *digest);
+        let question = async move { mirrored.confirm_now(&wanted).await.map_err(Arc::new) };
+        let answer = self.mirrors().confirmations.run(self.place(digest), question).await?;
+        answer.map_err(Error::Shared)
+    }
+
+    async fn confirm_now(&self, digest: &Digest) -> Result<(), Error> {
+        // Another one has asked while this one looked at what is held.
+        if self.can_be_had(digest).await {
+            return Ok(());
+        }
         let reference = Reference::Digest(*digest);
         match self.upstream.head_manifest(&self.remote, &reference).await {
             Ok(_head) => {
@@ -194,6 +244,11 @@ impl Mirrored {
             Err(error) => Err(error),
         }
     }
+}
+
+/// It is in the storage already, or somebody else sees to that.
+pub(super) fn kept() -> Kept {
+    std::future::ready(true).boxed().shared()
 }
 
 fn outcome_of(served: &Result<ServedManifest, Error>) -> Outcome {

@@ -2,6 +2,7 @@
 
 use prometheus::{IntCounterVec, Opts};
 
+use super::Freshness;
 use crate::{registry::Error, upstream::Upstream};
 
 /// What was asked for.
@@ -9,6 +10,8 @@ use crate::{registry::Error, upstream::Upstream};
 pub(super) enum Kind {
     Manifest,
     Blob,
+    Tags,
+    Referrers,
 }
 
 /// How it ended.
@@ -29,7 +32,9 @@ pub(super) enum Outcome {
 impl Outcome {
     pub(super) const fn of(error: &Error) -> Self {
         match error {
-            Error::ManifestUnknown { .. } | Error::BlobUnknown { .. } => Self::Unknown,
+            Error::ManifestUnknown { .. }
+            | Error::BlobUnknown { .. }
+            | Error::NameUnknown { .. } => Self::Unknown,
             _ => Self::Failed,
         }
     }
@@ -37,6 +42,14 @@ impl Outcome {
     pub(super) const fn of_result<T>(result: &Result<T, Error>, good: Self) -> Self {
         match result {
             Ok(_) => good,
+            Err(error) => Self::of(error),
+        }
+    }
+
+    pub(super) const fn of_freshness<T>(result: &Result<(T, Freshness), Error>) -> Self {
+        match result {
+            Ok((_, Freshness::Current)) => Self::Served,
+            Ok((_, Freshness::Stale)) => Self::Stale,
             Err(error) => Self::of(error),
         }
     }
@@ -97,6 +110,8 @@ impl MirrorMetrics {
         let kind = match kind {
             Kind::Manifest => "manifest",
             Kind::Blob => "blob",
+            Kind::Tags => "tags",
+            Kind::Referrers => "referrers",
         };
         self.requests.with_label_values(&[upstream.name(), kind, outcome.name()]).inc();
     }

@@ -23,13 +23,16 @@ use crate::{
     upstream::{Upstream, Upstreams},
 };
 use lists::Lists;
-use manifests::Fetches;
 pub use manifests::ServedManifest;
+use manifests::{Confirmations, Fetches};
 use metrics::MirrorMetrics;
 use tags::Tags;
 
 /// Digests that are remembered at once as asked for. An entry is about 300 bytes.
 const KNOWN_DIGESTS: u64 = 100_000;
+
+/// Whoever was heard of so lately is taken to be there, and to have what it had.
+const HEARD_LATELY: Duration = Duration::from_secs(10);
 
 /// A digest in a mirrored repository, by its name here.
 type Place = (RepositoryName, Digest);
@@ -45,6 +48,7 @@ pub(super) struct Mirrors {
     /// When it last said that it does not.
     denied: Cache<Place, Instant>,
     sizes: SingleFlight<Place, Result<Option<u64>, Arc<Error>>>,
+    confirmations: Confirmations,
     lists: Lists,
     metrics: MirrorMetrics,
 }
@@ -58,6 +62,7 @@ impl Mirrors {
             confirmed: Cache::new(KNOWN_DIGESTS),
             denied: Cache::new(KNOWN_DIGESTS),
             sizes: SingleFlight::new("ask for a blob", tasks.clone()),
+            confirmations: Confirmations::new("ask for a manifest", tasks.clone()),
             lists: Lists::new(tasks),
             metrics: MirrorMetrics::new(metrics),
         }
@@ -156,7 +161,7 @@ impl Mirrored {
     /// Whether the other registry has said lately that it has `digest`.
     async fn is_confirmed(&self, digest: &Digest) -> bool {
         let confirmed = self.mirrors().confirmed.get(&self.place(digest)).await;
-        is_within(confirmed, self.upstream.policy().tag_ttl)
+        is_within(confirmed, self.upstream.policy().tag_ttl.max(HEARD_LATELY))
     }
 
     /// Notes that the other registry does not have `digest`.

@@ -8,7 +8,10 @@ use std::{
 use moka::future::Cache;
 use tokio::time::Instant;
 
-use super::{Freshness, Mirrored, manifests::ServedManifest};
+use super::{
+    Freshness, Mirrored,
+    manifests::{Kept, ServedManifest, kept},
+};
 use crate::{
     oci::{Digest, Reference, RepositoryName, Tag},
     registry::{Error, StoredManifest},
@@ -51,12 +54,23 @@ enum TagState {
     /// It does not know the tag.
     Absent,
     /// It cannot say; this is what the tag pointed to before.
-    Stale(Digest, Arc<Error>),
+    Stale(HeldTag, Arc<Error>),
 }
 
 impl KnownTag {
     fn now(state: TagState) -> Self {
         Self { state, asked: Instant::now() }
+    }
+
+    /// What it last pointed to for sure.
+    fn into_held(self) -> Option<HeldTag> {
+        match self.state {
+            TagState::Present(digest) => Some(HeldTag { digest, age: self.asked.elapsed() }),
+            TagState::Stale(HeldTag { digest, age }, _) => {
+                Some(HeldTag { digest, age: age + self.asked.elapsed() })
+            }
+            TagState::Absent => None,
+        }
     }
 
     /// Whether it may be relied on without asking.
@@ -78,15 +92,10 @@ impl Mirrored {
                 Err(Error::ManifestUnknown { reference: Reference::Tag(tag.clone()) })
             }
             TagState::Present(digest) => {
-                let stored = match self.local.manifest_by_digest(&digest).await {
-                    Err(Error::ManifestUnknown { .. }) => {
-                        self.fetch_manifest(Reference::Digest(digest)).await
-                    }
-                    other => other,
-                };
-                Ok(ServedManifest { stored: stored?, freshness: Freshness::Current })
+                // What is not held as a whole may be refused now, though the tag is what it was.
+                self.manifest_by_digest(&digest).await
             }
-            TagState::Stale(digest, why) => {
+            TagState::Stale(HeldTag { digest, .. }, why) => {
                 let stored = self.held_whole(&digest).await?.ok_or(Error::Shared(why))?;
                 Ok(ServedManifest { stored, freshness: Freshness::Stale })
             }
@@ -119,12 +128,14 @@ impl Mirrored {
         let key = (self.name().clone(), tag.clone());
         let known = self.mirrors().tags.known.get(&key).await;
         // Whoever was asked while this one waited for its turn.
-        if let Some(known) = known
+        if let Some(known) = &known
             && known.is_fresh(self.upstream.policy())
         {
-            return Ok(known);
+            return Ok(known.clone());
         }
-        let held = self.held_tag(&tag).await?;
+        // What this process knows may not have come to the storage yet; what another one knows has.
+        let held = [self.held_tag(&tag).await?, known.and_then(KnownTag::into_held)];
+        let held = held.into_iter().flatten().min_by_key(|held| held.age);
         let known = match held {
             Some(held) if held.age < self.upstream.policy().tag_ttl => held.as_known(),
             Some(held) => self.revalidate(&tag, held).await?,
@@ -137,7 +148,7 @@ impl Mirrored {
     /// A tag that nothing is known of: its manifest says it all.
     async fn fetch_tag(&self, tag: &Tag) -> Result<KnownTag, Error> {
         match self.fetch_manifest(Reference::Tag(tag.clone())).await {
-            Ok(stored) => Ok(self.pointed(tag, stored.digest).await),
+            Ok(fetched) => Ok(self.pointed(tag, fetched.stored.digest, fetched.kept)),
             Err(error) if error.is_manifest_unknown() => Ok(KnownTag::now(TagState::Absent)),
             Err(error) => Err(error),
         }
@@ -148,16 +159,16 @@ impl Mirrored {
         let moved_to = match self.upstream.head_manifest(&self.remote, &reference).await {
             Ok(head) if head.digest == Some(held.digest) => {
                 self.confirm(&held.digest).await;
-                return Ok(self.pointed(tag, held.digest).await);
+                return Ok(self.pointed(tag, held.digest, kept()));
             }
             Ok(head) => head.digest.map_or(reference, Reference::Digest),
             Err(error) if error.is_not_found() => return Ok(KnownTag::now(TagState::Absent)),
             Err(error) => return self.stale(tag, held, error),
         };
         match self.fetch_manifest(moved_to).await {
-            Ok(stored) => Ok(self.pointed(tag, stored.digest).await),
+            Ok(fetched) => Ok(self.pointed(tag, fetched.stored.digest, fetched.kept)),
             Err(error) if held.age < self.upstream.policy().max_stale => {
-                Ok(KnownTag::now(TagState::Stale(held.digest, Arc::new(error))))
+                Ok(KnownTag::now(TagState::Stale(held, Arc::new(error))))
             }
             Err(error) => Err(error),
         }
@@ -168,21 +179,31 @@ impl Mirrored {
             return Err(error.into());
         }
         let (name, age_seconds) = (self.name(), held.age.as_secs());
-        tracing::warn!(%name, %tag, %error, age_seconds, "a tag cannot be checked; what it was is served");
-        Ok(KnownTag::now(TagState::Stale(held.digest, Arc::new(error.into()))))
+        tracing::warn!(%name, %tag, %error, age_seconds, "a tag cannot be checked; what it pointed to is served if all of it is held");
+        Ok(KnownTag::now(TagState::Stale(held, Arc::new(error.into()))))
     }
 
-    /// Notes where a tag points. The date of its link tells every process when it was asked for.
-    async fn pointed(&self, tag: &Tag, digest: Digest) -> KnownTag {
-        let moved = async {
-            self.local.move_tags(&[tag], &digest).await?;
-            self.local.note_tags(&[tag], &digest).await
+    /// Notes where a tag points, in the storage as soon as the manifest is `kept` there. The date of the link
+    /// tells every process when it was asked for.
+    fn pointed(&self, tag: &Tag, digest: Digest, kept: Kept) -> KnownTag {
+        let (mirrored, tag) = (self.clone(), tag.clone());
+        self.registry.tasks.spawn("point a tag", async move {
+            if kept.await {
+                mirrored.point(&tag, &digest).await;
+            }
+        });
+        KnownTag::now(TagState::Present(digest))
+    }
+
+    async fn point(&self, tag: &Tag, digest: &Digest) {
+        let pointed = async {
+            self.local.move_tags(&[tag], digest).await?;
+            self.local.note_tags(&[tag], digest).await
         };
-        if let Err(error) = moved.await {
+        if let Err(error) = pointed.await {
             let name = self.name();
             tracing::error!(%name, %tag, %error, "where a tag points could not be kept");
         }
-        KnownTag::now(TagState::Present(digest))
     }
 
     async fn held_tag(&self, tag: &Tag) -> Result<Option<HeldTag>, Error> {

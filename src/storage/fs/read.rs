@@ -7,6 +7,7 @@ use futures_util::stream;
 use tokio::task::JoinHandle;
 
 use super::super::buffers::{BufferPool, Buffers, WINDOW_PIECES};
+use super::super::cached::read_cached;
 use super::super::{Error, Fault, Key, ObjectMeta, ObjectStream, Opened, READ_PATIENCE};
 use super::{blocking, failed, object_meta};
 use crate::{
@@ -14,9 +15,13 @@ use crate::{
     runtime::{ByteBudget, Permit},
 };
 
-/// Objects up to this length are read while they are opened: one hop to the blocking pool for links and
-/// manifests.
-const SMALL_BYTES: u64 = 64 << 10;
+/// So many bytes are read while the object is opened: one visit to the blocking pool for links and manifests,
+/// and the first bytes of a blob without a second one.
+const FIRST_BYTES: u64 = 64 << 10;
+
+/// After a piece that the kernel did not have in memory, so many are read by other threads, each while the one
+/// before it is sent.
+const FROM_DISK: u32 = 16;
 
 /// What is to be read, and into which buffers.
 pub(super) struct Source {
@@ -30,8 +35,8 @@ struct Found {
     file: File,
     meta: ObjectMeta,
     range: Range<u64>,
-    /// The bytes, if they are few.
-    bytes: Option<Bytes>,
+    /// The first bytes; all, if they are few.
+    first: Bytes,
 }
 
 pub(super) async fn open(
@@ -42,26 +47,29 @@ pub(super) async fn open(
     let Source { path, key, buffers } = source;
     let found = blocking("open", &key, move || find(&path, range)).await?;
     let size_bytes = found.meta.size_bytes;
-    let Ok(Found { file, meta, range, bytes }) = found.within_range() else {
+    let Ok(Found { file, meta, range, first }) = found.within_range() else {
         return Err(Error::RangeOutside { key, size_bytes });
     };
-    let stream = match bytes {
-        Some(bytes) => Box::pin(stream::once(async { Ok(bytes) })) as ObjectStream,
-        None => {
-            let buffers = buffers.for_stream(budget).clone();
-            let window_bytes = WINDOW_PIECES * buffers.buffer_bytes() as u64;
-            let window_bytes = window_bytes.min(range.end - range.start);
-            let permit = budget.acquire_within(window_bytes, READ_PATIENCE).await;
-            let permit = permit.map_err(|error| Error::failed("open", &key, Fault::Busy, error))?;
-            stream_file(FileReader {
-                file: Arc::new(file),
-                range: range.clone(),
-                key,
-                buffers,
-                permit,
-            })
-        }
-    };
+    let rest = range.start + first.len() as u64..range.end;
+    if rest.is_empty() {
+        let stream = Box::pin(stream::once(async { Ok(first) }));
+        return Ok(Opened { meta, range, stream });
+    }
+    let buffers = buffers.for_stream(budget).clone();
+    let window_bytes = WINDOW_PIECES * buffers.buffer_bytes() as u64;
+    let window_bytes = window_bytes.min(range.end - range.start);
+    let permit = budget.acquire_within(window_bytes, READ_PATIENCE).await;
+    let permit = permit.map_err(|error| Error::failed("open", &key, Fault::Busy, error))?;
+    let stream = stream_file(FileReader {
+        file: Arc::new(file),
+        range: rest,
+        key,
+        buffers,
+        permit,
+        first: Some(first),
+        reading: None,
+        from_disk: 0,
+    });
     Ok(Opened { meta, range, stream })
 }
 
@@ -72,9 +80,9 @@ fn find(path: &std::path::Path, range: Option<ByteRange>) -> io::Result<Found> {
     // An empty range stands for "none of the bytes"; the caller tells it from an empty object.
     let range =
         range.map_or(whole, |range| range.resolve(meta.size_bytes).unwrap_or(u64::MAX..u64::MAX));
-    let length = range.end - range.start;
-    let bytes = if length <= SMALL_BYTES { Some(read_at(&file, range.clone())?) } else { None };
-    Ok(Found { file, meta, range, bytes })
+    let first = range.start..range.end.min(range.start.saturating_add(FIRST_BYTES));
+    let first = read_at(&file, first)?;
+    Ok(Found { file, meta, range, first })
 }
 
 impl Found {
@@ -97,18 +105,55 @@ struct FileReader {
     key: Key,
     buffers: BufferPool,
     permit: Permit,
+    /// The piece that was read while the file was opened.
+    first: Option<Bytes>,
+    /// The piece that another thread reads.
+    reading: Option<Reading>,
+    /// Pieces to be read by another thread before the kernel is asked again whether it has them.
+    from_disk: u32,
 }
 
 type Reading = JoinHandle<io::Result<Bytes>>;
 
 impl FileReader {
+    /// The next piece: at once if the kernel has it in memory, otherwise by another thread, which then reads
+    /// one piece ahead.
+    async fn next(&mut self) -> Result<Option<Bytes>, Error> {
+        debug_assert!(self.permit.bytes() > 0, "the window is paid for");
+        if let Some(first) = self.first.take() {
+            return Ok(Some(first));
+        }
+        if self.reading.is_none() && self.from_disk == 0 {
+            // Others come first: who reads from memory would otherwise never wait.
+            tokio::task::yield_now().await;
+            if let Some(bytes) = self.read_cached() {
+                return Ok(Some(bytes));
+            }
+            self.from_disk = FROM_DISK;
+        }
+        let Some(reading) = self.reading.take().or_else(|| self.read_next()) else {
+            return Ok(None);
+        };
+        self.from_disk = self.from_disk.saturating_sub(1);
+        if self.from_disk > 0 {
+            self.reading = self.read_next();
+        }
+        let bytes = reading.await.map_err(io::Error::other).flatten();
+        bytes.map(Some).map_err(|error| failed("read", &self.key, error))
+    }
+
+    fn read_cached(&mut self) -> Option<Bytes> {
+        let Range { start, end } = self.piece()?;
+        let length = usize::try_from(end - start).unwrap_or(usize::MAX);
+        let read = |buffer: &mut [u8]| read_cached(&self.file, buffer, start);
+        let bytes = self.buffers.filled(length, read).ok()?;
+        self.range.start = end;
+        Some(bytes)
+    }
+
     /// Begins to read the next piece, if there is one.
     fn read_next(&mut self) -> Option<Reading> {
-        let start = self.range.start;
-        let end = self.range.end.min(start + self.buffers.buffer_bytes() as u64);
-        if start == end {
-            return None;
-        }
+        let Range { start, end } = self.piece()?;
         self.range.start = end;
         let (file, buffers) = (Arc::clone(&self.file), self.buffers.clone());
         let length = usize::try_from(end - start).unwrap_or(usize::MAX);
@@ -116,17 +161,18 @@ impl FileReader {
             buffers.filled(length, |buffer| file.read_exact_at(buffer, start))
         }))
     }
+
+    /// Where the next piece lies.
+    fn piece(&self) -> Option<Range<u64>> {
+        let start = self.range.start;
+        let end = self.range.end.min(start + self.buffers.buffer_bytes() as u64);
+        (start < end).then_some(start..end)
+    }
 }
 
-/// Reads one piece ahead of the one that is handed out.
-fn stream_file(mut reader: FileReader) -> ObjectStream {
-    let first = reader.read_next();
-    Box::pin(stream::try_unfold((reader, first), |(mut reader, reading)| async move {
-        debug_assert!(reader.permit.bytes() > 0, "the window is paid for");
-        let Some(reading) = reading else { return Ok(None) };
-        let next = reader.read_next();
-        let bytes = reading.await.map_err(io::Error::other).flatten();
-        let bytes = bytes.map_err(|error| failed("read", &reader.key, error))?;
-        Ok(Some((bytes, (reader, next))))
+fn stream_file(reader: FileReader) -> ObjectStream {
+    Box::pin(stream::try_unfold(reader, |mut reader| async move {
+        let bytes = reader.next().await?;
+        Ok(bytes.map(|bytes| (bytes, reader)))
     }))
 }

@@ -13,8 +13,8 @@ use bytes::Bytes;
 use super::{
     body,
     bookmark::Bookmarks,
-    client,
-    config::{Config, Encryption},
+    client::{self, CaError},
+    config::{Config, Encryption, PARTS_IN_BUFFERS},
     fault::failed,
 };
 use crate::{
@@ -42,11 +42,11 @@ pub(super) struct Bucket {
 }
 
 impl Bucket {
-    pub(super) async fn connect(config: Config, budget: ByteBudget) -> Self {
-        let client = client::connect(&config).await;
+    pub(super) async fn connect(config: Config, budget: ByteBudget) -> Result<Self, CaError> {
+        let client = client::connect(&config).await?;
         let (tasks, deletes_one_by_one, bookmarks) = Default::default();
         let buffers = Buffers::new();
-        Self { client, config, budget, tasks, deletes_one_by_one, bookmarks, buffers }
+        Ok(Self { client, config, budget, tasks, deletes_one_by_one, bookmarks, buffers })
     }
 
     /// The bucket's name.
@@ -65,7 +65,8 @@ impl Bucket {
     /// Memory for a buffer of `bytes`, at most half of the budget: whoever reads from a storage to
     /// write to it holds some of the budget already, and must not wait for itself.
     pub(super) async fn reserve(&self, bytes: u64) -> Permit {
-        self.budget.acquire(bytes.min(self.budget.total_bytes() / 2)).await
+        let most = self.budget.total_bytes() / PARTS_IN_BUFFERS;
+        self.budget.acquire(bytes.min(most)).await
     }
 
     /// A spool on this machine's disk.

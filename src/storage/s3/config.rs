@@ -10,6 +10,9 @@ pub(super) const MIN_PART_BYTES: u64 = 5 << 20;
 /// Largest object that S3 takes in one request.
 pub(super) const MAX_PART_BYTES: u64 = 5 << 30;
 
+/// Parts for which the memory for buffers must have room.
+pub(super) const PARTS_IN_BUFFERS: u64 = 2;
+
 /// Where content waits on its way into the bucket.
 const SPOOL: &str = "./millpond-data/spool";
 
@@ -18,6 +21,9 @@ const SPOOL: &str = "./millpond-data/spool";
 pub struct Config {
     /// Address of the S3 server, `https://s3.example.org:9000`. Default: AWS in the region.
     pub endpoint: Option<String>,
+    /// PEM file of certificates to trust beside the system's, for a server whose certificate is of a private
+    /// authority. Read at start. Default: none.
+    pub ca_file: Option<PathBuf>,
     /// Region that requests are signed for. Default: what the AWS environment, profile or instance
     /// says; `us-east-1` where an endpoint is given.
     pub region: Option<String>,
@@ -93,6 +99,7 @@ impl Config {
     pub fn new(bucket: impl Into<String>) -> Self {
         Self {
             endpoint: None,
+            ca_file: None,
             region: None,
             bucket: bucket.into(),
             prefix: None,
@@ -114,6 +121,13 @@ impl Config {
         }
     }
 
+    /// The smallest memory for buffers with which parts of this size can be written: whoever reads from the bucket
+    /// to write to it must not wait for itself, so that one part gets no more than half of the memory.
+    #[must_use]
+    pub const fn least_buffer_bytes(&self) -> u64 {
+        PARTS_IN_BUFFERS.saturating_mul(self.part_bytes)
+    }
+
     /// Whether all of it makes sense; no network is involved.
     ///
     /// # Errors
@@ -124,6 +138,9 @@ impl Config {
             let scheme = uri.as_ref().and_then(http::Uri::scheme_str);
             if !matches!(scheme, Some("http" | "https")) {
                 return Err(ConfigError::Endpoint);
+            }
+            if scheme == Some("http") && self.ca_file.is_some() {
+                return Err(ConfigError::CaWithoutTls);
             }
         }
         if self.bucket.is_empty() || self.bucket.contains(['/', '?', '#', ' ']) {
@@ -148,6 +165,9 @@ pub enum ConfigError {
     /// The endpoint is no address.
     #[error("the endpoint is an address like https://s3.example.org:9000")]
     Endpoint,
+    /// Certificates are named where none is looked at.
+    #[error("certificates are for an endpoint that begins with https")]
+    CaWithoutTls,
     /// The bucket is no name.
     #[error("the bucket is the plain name of one")]
     Bucket,
@@ -173,6 +193,14 @@ mod tests {
         let cases = [
             (Config { endpoint: Some("s3.local".into()), ..good.clone() }, ConfigError::Endpoint),
             (Config { endpoint: Some("ftp://a".into()), ..good.clone() }, ConfigError::Endpoint),
+            (
+                Config {
+                    endpoint: Some("http://s3.local".into()),
+                    ca_file: Some("ca.pem".into()),
+                    ..good.clone()
+                },
+                ConfigError::CaWithoutTls,
+            ),
             (Config { bucket: "a/b".into(), ..good.clone() }, ConfigError::Bucket),
             (Config { access_key: Some("id".into()), ..good.clone() }, ConfigError::HalfAKey),
             (Config { part_bytes: 1 << 20, ..good.clone() }, ConfigError::PartBytes),

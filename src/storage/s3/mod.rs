@@ -31,6 +31,7 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 
+pub use client::CaError;
 pub use config::{Checksums, Config, ConfigError, Encryption};
 
 use super::{
@@ -54,11 +55,13 @@ impl S3 {
     /// Buffers for writing are taken from `budget`. It should have room for several parts.
     ///
     /// # Errors
-    /// [`Fault::Other`] with a [`ConfigError`], for a configuration that cannot work.
+    /// [`Fault::Other`] with a [`ConfigError`] or a [`CaError`], for a configuration that cannot work.
     pub async fn connect(config: Config, budget: ByteBudget) -> Result<Self, Error> {
         let root: Key = "s3".parse().expect("a plain word is a key");
         config.check().map_err(|error| Error::failed("configure", &root, Fault::Other, error))?;
-        Ok(Self { bucket: Arc::new(Bucket::connect(config, budget).await) })
+        let bucket = Bucket::connect(config, budget).await;
+        let bucket = bucket.map_err(|error| Error::failed("configure", &root, Fault::Other, error));
+        Ok(Self { bucket: Arc::new(bucket?) })
     }
 
     /// Waits until what dropped writers have left behind is removed, for at most `grace`. Returns how

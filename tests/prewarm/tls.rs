@@ -1,0 +1,53 @@
+//! TLS with the certificates in `tests/support/tls`.
+
+use std::{path::PathBuf, sync::Arc};
+
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{
+        ServerConfig,
+        pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    },
+};
+
+use crate::{
+    content::{Repository, config, layer},
+    front::Front,
+    node::{Backend, TestNode},
+    program::{command, end, run},
+};
+
+/// The file of a certificate or a key.
+fn file(name: &str) -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/tls")).join(name)
+}
+
+/// A server for 127.0.0.1.
+pub(crate) fn acceptor() -> TlsAcceptor {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let certificates = CertificateDer::pem_file_iter(file("server.pem")).expect("a file");
+    let certificates = certificates.map(|found| found.expect("a certificate")).collect();
+    let key = PrivateKeyDer::from_pem_file(file("server.key")).expect("a key");
+    let config = ServerConfig::builder().with_no_client_auth();
+    let config = config.with_single_cert(certificates, key).expect("a certificate and its key");
+    TlsAcceptor::from(Arc::new(config))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_daemon_behind_tls_is_used_if_the_system_trusts_its_certificate() {
+    let node = TestNode::start(Backend::Directory, "").await;
+    let (base, settings) = (layer(300_000, 1), config("linux", "amd64", ""));
+    Repository { node: &node, name: "app" }.push_image("1", &settings, &[&base]).await;
+    let front = Front::with_tls(&node).await;
+    let arguments = ["--server", front.url(), "app:1"];
+    // What the system trusts is another file for this process.
+    let trusting = command(&arguments).env("SSL_CERT_FILE", file("ca.pem")).output();
+    end(trusting).await.expect(0, &["app:1: warm, 293.0 KiB", "1 of 1 image warm"]);
+    assert_eq!(front.requests().len(), 3, "{:#?}", front.requests());
+    let told = format!("app:1: manifest 1: {} does not answer: ", front.url());
+    let stranger = command(&arguments).env("SSL_CERT_FILE", file("client.pem")).output();
+    end(stranger).await.expect(1, &[&told]);
+    assert_eq!(front.requests().len(), 3, "{:#?}", front.requests());
+    let without_tls = front.url().replace("https://", "http://");
+    run(&["--server", &without_tls, "app:1"]).await.expect(1, &["does not answer: "]);
+}
