@@ -1,8 +1,30 @@
-//! Reading what the kernel has in memory, at once.
+//! Reading what the kernel has in memory, at once and without another thread.
 
-use std::{fs::File, io::IoSliceMut};
+use std::{
+    fs::File,
+    io::{self, IoSliceMut},
+    path::Path,
+};
 
-use rustix::io::{Errno, ReadWriteFlags};
+use rustix::{
+    fs::{CWD, Mode, OFlags, ResolveFlags},
+    io::{Errno, ReadWriteFlags},
+};
+
+/// Opens a file for reading if the kernel knows where it lies, or that it does not exist. `None` if it has to
+/// look that up.
+///
+/// # Errors
+/// `NotFound`.
+pub(super) fn open_cached(path: &Path) -> Option<io::Result<File>> {
+    let (flags, mode) = (OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+    match rustix::fs::openat2(CWD, path, flags, mode, ResolveFlags::CACHED) {
+        Ok(file) => Some(Ok(file.into())),
+        Err(Errno::NOENT) => Some(Err(io::ErrorKind::NotFound.into())),
+        // It has to look, or does not know the question.
+        Err(_) => None,
+    }
+}
 
 /// Fills `buffer` from `offset` on if the kernel can do that without waiting for a disk: then no other thread
 /// is needed for it.
@@ -31,6 +53,19 @@ mod tests {
     use std::io::Write;
 
     use super::*;
+
+    #[test]
+    fn a_file_that_was_just_made_is_opened_at_once_and_a_missing_one_never() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        assert!(!matches!(open_cached(&path), Some(Ok(_))));
+        std::fs::write(&path, "content").unwrap();
+        // A kernel that knows no such question looks it up.
+        let opened = open_cached(&path).unwrap_or_else(|| File::open(&path));
+        assert_eq!(io::read_to_string(opened.unwrap()).unwrap(), "content");
+        std::fs::remove_file(&path).unwrap();
+        assert!(!matches!(open_cached(&path), Some(Ok(_))));
+    }
 
     #[test]
     fn what_was_just_written_is_read_at_once_and_what_is_not_there_never() {

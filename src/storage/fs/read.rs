@@ -1,13 +1,20 @@
 //! Reading a file as a stream of pieces.
 
-use std::{fs::File, io, ops::Range, os::unix::fs::FileExt, path::PathBuf, sync::Arc};
+use std::{
+    fs::File,
+    io,
+    ops::Range,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use futures_util::stream;
 use tokio::task::JoinHandle;
 
 use super::super::buffers::{BufferPool, Buffers, WINDOW_PIECES};
-use super::super::cached::read_cached;
+use super::super::cached::{open_cached, read_cached};
 use super::super::{Error, Fault, Key, ObjectMeta, ObjectStream, Opened, READ_PATIENCE};
 use super::{blocking, failed, object_meta};
 use crate::{
@@ -15,8 +22,8 @@ use crate::{
     runtime::{ByteBudget, Permit},
 };
 
-/// So many bytes are read while the object is opened: one visit to the blocking pool for links and manifests,
-/// and the first bytes of a blob without a second one.
+/// So many bytes are read while the object is opened: at most one visit to the blocking pool for links and
+/// manifests, and the first bytes of a blob without a second one.
 const FIRST_BYTES: u64 = 64 << 10;
 
 /// After a piece that the kernel did not have in memory, so many are read by other threads, each while the one
@@ -30,7 +37,7 @@ pub(super) struct Source {
     pub(super) buffers: Buffers,
 }
 
-/// What one visit to the blocking pool finds.
+/// What one look at the file finds, which takes another thread only if it takes a disk.
 struct Found {
     file: File,
     meta: ObjectMeta,
@@ -45,7 +52,10 @@ pub(super) async fn open(
     budget: &ByteBudget,
 ) -> Result<Opened, Error> {
     let Source { path, key, buffers } = source;
-    let found = blocking("open", &key, move || find(&path, range)).await?;
+    let found = match find_cached(&path, range) {
+        Some(found) => found.map_err(|error| failed("open", &key, error))?,
+        None => blocking("open", &key, move || find(&path, range)).await?,
+    };
     let size_bytes = found.meta.size_bytes;
     let Ok(Found { file, meta, range, first }) = found.within_range() else {
         return Err(Error::RangeOutside { key, size_bytes });
@@ -73,29 +83,48 @@ pub(super) async fn open(
     Ok(Opened { meta, range, stream })
 }
 
-fn find(path: &std::path::Path, range: Option<ByteRange>) -> io::Result<Found> {
+/// What there is without waiting for a disk; `None` if it takes one.
+fn find_cached(path: &Path, range: Option<ByteRange>) -> Option<io::Result<Found>> {
+    let file = match open_cached(path)? {
+        Ok(file) => file,
+        Err(error) => return Some(Err(error)),
+    };
+    // What is wrong here is found again, and told, by who may wait.
+    let (meta, range) = locate(&file, range).ok()?;
+    let mut first = buffer_of(first_of(&range)).ok()?;
+    read_cached(&file, &mut first, range.start).ok()?;
+    Some(Ok(Found { file, meta, range, first: first.into() }))
+}
+
+fn find(path: &Path, range: Option<ByteRange>) -> io::Result<Found> {
     let file = File::open(path)?;
+    let (meta, range) = locate(&file, range)?;
+    let mut first = buffer_of(first_of(&range))?;
+    file.read_exact_at(&mut first, range.start)?;
+    Ok(Found { file, meta, range, first: first.into() })
+}
+
+fn locate(file: &File, range: Option<ByteRange>) -> io::Result<(ObjectMeta, Range<u64>)> {
     let meta = object_meta(&file.metadata()?)?;
     let whole = 0..meta.size_bytes;
     // An empty range stands for "none of the bytes"; the caller tells it from an empty object.
     let range =
         range.map_or(whole, |range| range.resolve(meta.size_bytes).unwrap_or(u64::MAX..u64::MAX));
-    let first = range.start..range.end.min(range.start.saturating_add(FIRST_BYTES));
-    let first = read_at(&file, first)?;
-    Ok(Found { file, meta, range, first })
+    Ok((meta, range))
+}
+
+fn first_of(range: &Range<u64>) -> u64 {
+    (range.end - range.start).min(FIRST_BYTES)
+}
+
+fn buffer_of(length: u64) -> io::Result<Vec<u8>> {
+    Ok(vec![0; usize::try_from(length).map_err(io::Error::other)?])
 }
 
 impl Found {
     fn within_range(self) -> Result<Self, Self> {
         if self.range.start == u64::MAX { Err(self) } else { Ok(self) }
     }
-}
-
-fn read_at(file: &File, range: Range<u64>) -> io::Result<Bytes> {
-    let length = usize::try_from(range.end - range.start).map_err(io::Error::other)?;
-    let mut buffer = vec![0; length];
-    file.read_exact_at(&mut buffer, range.start)?;
-    Ok(buffer.into())
 }
 
 struct FileReader {
