@@ -106,6 +106,7 @@ impl Config {
             upstreams: upstream::Config::read(&mut root),
         };
         config.check_listeners(&root);
+        config.check_buffers(&root);
         drop(root);
         Ok(Loaded { config, effective: settings.finish()? })
     }
@@ -125,6 +126,16 @@ impl Config {
                 let key = format!("upstreams.{number}.listen");
                 root.problem(&key, Some(address.to_string()), message);
             }
+        }
+    }
+
+    /// Parts of uploads to a bucket lie in the buffers as a whole.
+    fn check_buffers(&self, root: &Section<'_>) {
+        let (least, buffers) = (ByteSize(self.storage.least_buffer_bytes()), self.memory.buffers);
+        // With fewer than these, that has been told.
+        if (BUFFERS_LEAST..least).contains(&buffers) {
+            let message = format!("at least {least} is expected, which is twice storage.s3.part");
+            root.problem("memory.buffers", Some(buffers.to_string()), &message);
         }
     }
 }

@@ -88,7 +88,10 @@ pub(super) struct Source {
     connection: Option<(RemoteBlob, u64)>,
     /// Whether the other registry has answered with a blob yet.
     has_begun: bool,
+    /// Connections in a row that brought nothing.
     fruitless: u32,
+    /// Connections that brought too little to wait for.
+    slow: u32,
 }
 
 /// A blob whose length is known, and parts of which may be asked for.
@@ -110,6 +113,7 @@ impl Whole {
             connection: None,
             has_begun: true,
             fruitless: 0,
+            slow: 0,
         }
     }
 }
@@ -126,6 +130,7 @@ impl Source {
             connection: None,
             has_begun: false,
             fruitless: 0,
+            slow: 0,
         };
         source.connect().await?;
         if source.size_bytes.is_none() {
@@ -250,6 +255,7 @@ impl Source {
     async fn lost(&mut self, error: Option<upstream::Error>) -> Result<(), Error> {
         self.connection = None;
         self.fruitless += 1;
+        self.slow += u32::from(matches!(error, Some(upstream::Error::Slow { .. })));
         let Some(pause) = self.pause_after(error.as_ref()) else {
             return Err(match error {
                 Some(error) => Error::Upstream(error),
@@ -263,7 +269,7 @@ impl Source {
     /// How long to wait before the next attempt, if one makes sense.
     fn pause_after(&self, error: Option<&upstream::Error>) -> Option<Duration> {
         use upstream::Error as E;
-        if self.fruitless >= FRUITLESS_ATTEMPTS {
+        if self.fruitless.max(self.slow) >= FRUITLESS_ATTEMPTS {
             return None;
         }
         let pause = PAUSE * PAUSE_FACTOR.pow(self.fruitless - 1);

@@ -102,8 +102,9 @@ impl Transfer {
 
     async fn fetch(&self) -> Result<(Spool, u64), Error> {
         let digest = self.ongoing.digest;
-        let source = Source::open(self.remote.clone(), digest).await?;
-        let spool = self.store.storage.spool().await?;
+        let source = Source::open(self.remote.clone(), digest);
+        let (source, spool) = tokio::join!(source, self.store.storage.spool());
+        let (source, spool) = (source?, spool?);
         let _paid = spool.reserve(WINDOW_BYTES).await;
         // Without a length nobody can be answered before the end.
         if let Some(size_bytes) = source.size_bytes() {

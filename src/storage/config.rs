@@ -3,7 +3,7 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use super::{
-    Error, Fault, Key, SharedStorage,
+    Error, Key, SharedStorage,
     fs::Directory,
     s3::{self, Checksums, ConfigError, Encryption, S3},
 };
@@ -45,29 +45,14 @@ impl Config {
 }
 
 impl Config {
-    /// Whether the buffers have room for what the storage puts into them.
-    fn check_budget(&self, budget: &ByteBudget) -> Result<(), Error> {
-        let Self::S3(config) = self else { return Ok(()) };
-        let (least_bytes, there_bytes) = (config.least_buffer_bytes(), budget.total_bytes());
-        if there_bytes >= least_bytes {
-            return Ok(());
+    /// The smallest memory for buffers with which the storage can be written to.
+    #[must_use]
+    pub const fn least_buffer_bytes(&self) -> u64 {
+        match self {
+            Self::S3(config) => config.least_buffer_bytes(),
+            Self::Directory { .. } => 0,
         }
-        let (part, least) = (ByteSize(config.part_bytes), ByteSize(least_bytes));
-        let error = BuffersTooSmall { part, least, there: ByteSize(there_bytes) };
-        let root = "s3".parse().expect("a plain word is a key");
-        Err(Error::failed("configure", &root, Fault::Other, error))
     }
-}
-
-/// The buffers of the process have no room for the parts of an upload.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "storage.s3.part: {part} needs memory.buffers of at least {least}, twice as much, and there are {there}"
-)]
-struct BuffersTooSmall {
-    part: ByteSize,
-    least: ByteSize,
-    there: ByteSize,
 }
 
 fn read_path(section: &mut Section<'_>) -> PathBuf {
@@ -187,10 +172,8 @@ impl Driver {
     /// Opens the storage. Buffers are paid for from `budget`.
     ///
     /// # Errors
-    /// A directory that cannot be made, a bucket that cannot be addressed, or a budget that is too small
-    /// for it.
+    /// A directory that cannot be made, or a bucket that cannot be addressed.
     pub async fn open(config: &Config, budget: ByteBudget) -> Result<Self, Error> {
-        config.check_budget(&budget)?;
         match config {
             Config::Directory { path } => {
                 Ok(Self::Directory(Directory::open(path.clone(), budget)?))

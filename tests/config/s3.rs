@@ -27,9 +27,9 @@ async fn buffers_without_room_for_two_parts_end_every_command() {
     let program = Program::new().file("m.yml", &text);
     for command in ["check", "serve"] {
         let Outcome { code, stderr, .. } = program.run(&[command, "--config", "m.yml"]).await;
-        assert_eq!(code, Some(1), "{stderr}");
-        let told = "storage.s3.part: 64MiB needs memory.buffers of at least 128MiB, twice as much, \
-                    and there are 127MiB";
+        assert_eq!(code, Some(64), "{stderr}");
+        let told = "m.yml: memory.buffers = \"127MiB\": at least 128MiB is expected, which is twice \
+                    storage.s3.part";
         assert_has(&stderr, &[told]);
     }
 }

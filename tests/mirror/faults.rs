@@ -48,6 +48,25 @@ async fn a_trickling_upstream_is_abandoned_and_taken_up_by_range() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_that_always_trickles_is_given_up() {
+    let mirror = Mirror::start(Backend::Directory, "stall_timeout: 200ms").await;
+    let image = mirror.put_image("v1", MIB);
+    let trickle = Fault::Slow(1, Duration::from_millis(20));
+    mirror.upstream.script(Script::new(trickle).on(BLOBS));
+    let answer = mirror.get(&image.layer_path()).await;
+    assert_eq!(answer.status(), 200);
+    let ended = tokio::time::timeout(BOUND, answer.bytes()).await.expect("an end in time");
+    ended.expect_err("the body breaks off");
+    mirror.until_filled("slow", 1).await;
+    let attempts = mirror.asked("GET", &image.layer_path());
+    assert_eq!(mirror.metric(&body_errors("slow")).await, attempts as u64);
+    mirror.assert_no_trace_of(&image.layer);
+    mirror.upstream.clear_scripts();
+    assert_layer(mirror.get(&image.layer_path()).await, &image).await;
+    mirror.assert_kept(&image).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_finds_every_connection_in_use_is_told_when_to_come_back() {
     let mirror = Mirror::start(Backend::Directory, "connections: 1, response_timeout: 300ms").await;
     let image = mirror.put_image("v1", MIB);

@@ -1,11 +1,11 @@
 //! An S3 server behind TLS, with a certificate of an authority that the system does not know.
 
-use std::{io, path::PathBuf, sync::Arc, time::Duration};
+use std::{io, path::PathBuf, sync::Arc};
 
 use millpond::{
     runtime::ByteBudget,
     storage::{
-        Config, Driver, Error, Storage,
+        Error, Storage,
         s3::{self, CaError, S3},
     },
 };
@@ -117,22 +117,4 @@ async fn a_file_that_cannot_be_used_is_named() {
         let text = error.to_string();
         assert!(text.starts_with("storage.s3.ca_file: ") && text.contains(told), "{text}");
     }
-}
-
-#[tokio::test]
-async fn buffers_without_room_for_two_parts_are_refused() {
-    let server = S3Server::start().await;
-    let part_bytes = PART_BYTES as u64;
-    let open = |bytes| {
-        let config = Config::S3(Box::new(config(&server)));
-        async move { Driver::open(&config, ByteBudget::new(bytes)).await }
-    };
-    let driver = open(2 * part_bytes).await.unwrap();
-    driver.finish(Duration::from_secs(10)).await;
-    let Err(Error::Failed { source, .. }) = open(2 * part_bytes - 1).await else {
-        panic!("it is opened");
-    };
-    let expected = "storage.s3.part: 5MiB needs memory.buffers of at least 10MiB, twice as much, and \
-                    there are 10485759B";
-    assert_eq!(source.to_string(), expected);
 }

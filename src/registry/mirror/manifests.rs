@@ -90,6 +90,14 @@ impl Mirrored {
         self.upstream.was_heard_within(HEARD_LATELY) && self.is_confirmed(digest).await
     }
 
+    /// A manifest that is in memory, and of which the other registry has said lately that it is there.
+    pub(super) async fn known_manifest(&self, digest: &Digest) -> Option<Arc<StoredManifest>> {
+        if !self.is_confirmed(digest).await {
+            return None;
+        }
+        self.registry.manifests.get(digest).await
+    }
+
     /// Fetches a manifest, once for all who want it. It is being kept when this returns: whoever waits for it
     /// need not wait for a disk as well, because what is lost can be fetched again.
     pub(super) async fn fetch_manifest(&self, reference: Reference) -> Result<Fetched, Error> {
@@ -98,9 +106,7 @@ impl Mirrored {
                 return Err(Error::ManifestUnknown { reference });
             }
             // It came a moment ago, and is not kept yet or could not be.
-            if self.is_confirmed(digest).await
-                && let Some(stored) = self.registry.manifests.get(digest).await
-            {
+            if let Some(stored) = self.known_manifest(digest).await {
                 return Ok(Fetched { stored, kept: kept() });
             }
         }

@@ -93,6 +93,10 @@ impl Mirrored {
             }
             TagState::Present(digest) => {
                 // What is not held as a whole may be refused now, though the tag is what it was.
+                if let Some(stored) = self.known_manifest(&digest).await {
+                    self.assure(&stored).await?;
+                    return Ok(ServedManifest { stored, freshness: Freshness::Current });
+                }
                 self.manifest_by_digest(&digest).await
             }
             TagState::Stale(HeldTag { digest, .. }, why) => {
