@@ -30,6 +30,7 @@ pub struct Directory {
     root: PathBuf,
     budget: ByteBudget,
     buffers: Buffers,
+    readers: read::Readers,
     long_files: write::LongFiles,
 }
 
@@ -41,7 +42,8 @@ impl Directory {
     /// [`Error::Failed`] if the directory cannot be made.
     pub fn open(root: PathBuf, budget: ByteBudget) -> Result<Self, Error> {
         let (buffers, long_files) = (Buffers::new(), write::LongFiles::default());
-        let directory = Self { root, budget, buffers, long_files };
+        let readers = read::Readers::new();
+        let directory = Self { root, budget, buffers, readers, long_files };
         let temporary = directory.temporary_folder();
         folder::ensure(&temporary).map_err(|error| {
             let named = io::Error::new(error.kind(), format!("{}: {error}", temporary.display()));
@@ -81,8 +83,12 @@ impl Storage for Directory {
     }
 
     async fn open(&self, key: &Key, range: Option<ByteRange>) -> Result<Opened, Error> {
-        let source =
-            read::Source { path: self.path(key), key: key.clone(), buffers: self.buffers.clone() };
+        let source = read::Source {
+            path: self.path(key),
+            key: key.clone(),
+            buffers: self.buffers.clone(),
+            readers: self.readers.clone(),
+        };
         read::open(source, range, &self.budget).await
     }
 
