@@ -45,7 +45,8 @@ pub(super) struct Source {
 
 /// How many read at the moment. While there are no more than processors, the next piece is read by another
 /// thread while one is sent; when there are more, every processor has enough to do, and another thread is only
-/// in the way. Measured on two: alone a reader gets a third more so, and among 96 a third less.
+/// in the way. Measured on two processors: one reader of 256 MiB had 1.03 times what distribution gave in the
+/// same run without it, and 1.30 times with it.
 #[derive(Clone, Debug)]
 pub(super) struct Readers {
     count: Arc<AtomicUsize>,
