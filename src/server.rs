@@ -117,6 +117,7 @@ impl Server {
             let serve = listener.serve(face, tasks.clone(), shutdown.clone());
             tasks.spawn("listener", serve);
         }
+        start_threads();
         announce(&self.admin_listener, "health and metrics are served here");
         // Health is answered until the very end, so its listener stops with this function.
         let (admin_tasks, admin_shutdown) = (Tasks::new(), Shutdown::new());
@@ -139,6 +140,14 @@ impl Server {
 
 /// How long the last answers of the admin listener may take.
 const ADMIN_GRACE: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Threads for file access that the first requests find: one for what is asked and one for what is kept meanwhile.
+const FIRST_THREADS: usize = 2;
+
+/// Each finds the others busy or not started yet, and so gets a thread of its own.
+fn start_threads() {
+    (0..FIRST_THREADS).for_each(|_| drop(tokio::task::spawn_blocking(|| {})));
+}
 
 fn announce(listener: &Listener, what: &str) {
     if let Ok(address) = listener.address() {

@@ -44,7 +44,8 @@ pub(super) async fn get(
         place.stat_blob(digest).await?;
         return Ok(not_modified(digest));
     }
-    let mut response = range::respond(&place, digest, range::wanted(&call.headers, digest)).await?;
+    let wanted = range::wanted(&call.headers, digest);
+    let mut response = range::respond(&place, digest, (wanted, call.lane.as_ref())).await?;
     describe(response.headers_mut(), digest);
     Ok(response)
 }

@@ -1,21 +1,26 @@
 //! Bodies: what is sent to clients, and what they send.
 
 use std::{
+    io,
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use futures_util::{Stream, StreamExt, stream};
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
-use super::access_log::AccessRecord;
+use super::{
+    access_log::AccessRecord,
+    sendfile::{Data, FileLane},
+};
 use crate::{
+    registry,
     runtime::{BodyError, BodyStream, Tasks},
-    storage::{self, ObjectStream},
+    storage::{self, FilePiece, ObjectBytes, ObjectStream},
 };
 
 /// The body of an answer. What its buffers cost is inside the stream and is given back when it ends.
@@ -31,10 +36,47 @@ enum Kind {
     #[default]
     Empty,
     Full(Bytes),
-    Stream {
-        stream: ObjectStream,
+    Parts {
+        parts: Parts,
         remaining_bytes: u64,
     },
+}
+
+/// Where the bytes come from.
+enum Parts {
+    Stream(ObjectStream),
+    /// Sent in place of what goes through the body.
+    File {
+        pieces: FilePieces,
+        lane: FileLane,
+    },
+}
+
+type FilePieces = Pin<Box<dyn Stream<Item = io::Result<FilePiece>> + Send>>;
+
+impl Parts {
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Data, Error>>> {
+        match self {
+            Self::Stream(stream) => {
+                stream.as_mut().poll_next(context).map_ok(Data::from).map_err(Error::from)
+            }
+            Self::File { pieces, lane } => {
+                let polled = pieces.as_mut().poll_next(context);
+                polled.map_ok(|piece| lane.send(piece)).map_err(Error::from)
+            }
+        }
+    }
+}
+
+/// Why a body ended before its end.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The storage could not go on.
+    #[error(transparent)]
+    Storage(#[from] storage::Error),
+    /// A file could not be read.
+    #[error("a file could not be read")]
+    File(#[from] io::Error),
 }
 
 impl Body {
@@ -51,7 +93,30 @@ impl Body {
     /// As many bytes as `length_bytes`, as they come. If the stream ends early the connection is cut: no
     /// client takes a part for the whole.
     pub(super) fn stream(stream: ObjectStream, length_bytes: u64) -> Self {
-        Self { kind: Kind::Stream { stream, remaining_bytes: length_bytes }, record: None }
+        Self::of(Parts::Stream(stream), length_bytes)
+    }
+
+    /// The same of bytes that were opened: past this process if they are in a file, and if the connection has a
+    /// lane for files.
+    ///
+    /// # Errors
+    /// If there is no memory for them.
+    pub(super) async fn opened(
+        bytes: ObjectBytes,
+        length_bytes: u64,
+        lane: Option<&FileLane>,
+    ) -> Result<Self, registry::Error> {
+        let parts = match (bytes, lane) {
+            (ObjectBytes::File(file), Some(lane)) => {
+                Parts::File { pieces: file.into_bytes().pieces().boxed(), lane: lane.clone() }
+            }
+            (bytes, _) => Parts::Stream(bytes.into_stream().await?),
+        };
+        Ok(Self::of(parts, length_bytes))
+    }
+
+    fn of(parts: Parts, length_bytes: u64) -> Self {
+        Self { kind: Kind::Parts { parts, remaining_bytes: length_bytes }, record: None }
     }
 
     /// Has the request logged when this body ends.
@@ -64,41 +129,41 @@ impl Body {
         match &self.kind {
             Kind::Empty => 0,
             Kind::Full(bytes) => bytes.len() as u64,
-            Kind::Stream { remaining_bytes, .. } => *remaining_bytes,
+            Kind::Parts { remaining_bytes, .. } => *remaining_bytes,
         }
     }
 }
 
 impl http_body::Body for Body {
-    type Data = Bytes;
-    type Error = storage::Error;
+    type Data = Data;
+    type Error = Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, storage::Error>>> {
+    ) -> Poll<Option<Result<Frame<Data>, Error>>> {
         let this = &mut *self;
         let polled = match &mut this.kind {
             Kind::Empty => Poll::Ready(None),
             Kind::Full(bytes) => {
                 let bytes = std::mem::take(bytes);
                 this.kind = Kind::Empty;
-                Poll::Ready(Some(Ok(bytes)))
+                Poll::Ready(Some(Ok(bytes.into())))
             }
-            Kind::Stream { remaining_bytes: 0, .. } => {
+            Kind::Parts { remaining_bytes: 0, .. } => {
                 this.kind = Kind::Empty;
                 Poll::Ready(None)
             }
-            Kind::Stream { stream, remaining_bytes } => {
-                let polled = stream.as_mut().poll_next(context);
-                if let Poll::Ready(Some(Ok(bytes))) = &polled {
-                    *remaining_bytes = remaining_bytes.saturating_sub(bytes.len() as u64);
+            Kind::Parts { parts, remaining_bytes } => {
+                let polled = parts.poll_next(context);
+                if let Poll::Ready(Some(Ok(data))) = &polled {
+                    *remaining_bytes = remaining_bytes.saturating_sub(data.remaining() as u64);
                 }
                 polled
             }
         };
-        if let (Poll::Ready(Some(Ok(bytes))), Some(record)) = (&polled, &mut this.record) {
-            record.add_sent(bytes.len() as u64);
+        if let (Poll::Ready(Some(Ok(data))), Some(record)) = (&polled, &mut this.record) {
+            record.add_sent(data.remaining() as u64);
         }
         polled.map_ok(Frame::data)
     }

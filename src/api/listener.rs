@@ -2,7 +2,7 @@
 
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use http::{Request, Response};
+use http::{Request, Response, Version};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -14,7 +14,11 @@ use tokio::{
     sync::Semaphore,
 };
 
-use super::{body::Body, stall::StallGuard};
+use super::{
+    body::Body,
+    sendfile::{FileLane, FileTransport},
+    stall::StallGuard,
+};
 use crate::runtime::{ByteSize, Shutdown, Tasks};
 
 /// Headers of one request.
@@ -140,13 +144,17 @@ impl Connection {
             let _client_may_have_gone = stream.write_all(PLAIN_HTTP_HERE).await;
             return;
         }
-        let peer = self.peer;
-        let answer = service_fn(move |request| {
+        let (peer, lane) = (self.peer, FileLane::default());
+        let transport = FileTransport::new(stream, lane.clone());
+        let answer = service_fn(move |mut request: Request<Incoming>| {
             let service = Arc::clone(&service);
+            if request.version() <= Version::HTTP_11 {
+                request.extensions_mut().insert(lane.clone());
+            }
             async move { Ok::<_, Infallible>(service.call(peer, request).await) }
         });
         let builder = self.builder();
-        let io = TokioIo::new(StallGuard::new(stream, self.limits.write_timeout));
+        let io = TokioIo::new(StallGuard::new(transport, self.limits.write_timeout));
         let mut connection = std::pin::pin!(builder.serve_connection(io, answer));
         let ended = tokio::select! {
             ended = connection.as_mut() => Some(ended),

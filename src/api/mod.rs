@@ -18,6 +18,7 @@ mod range;
 mod referrers;
 mod request;
 pub mod route;
+mod sendfile;
 mod stall;
 mod tags;
 mod upload;
@@ -31,6 +32,7 @@ pub use body::Body;
 pub use config::Config;
 pub use dispatch::Face;
 pub use listener::{Limits, Listener, Service};
+pub use sendfile::Data;
 
 use crate::{registry::Registry, runtime::Tasks};
 use metrics::HttpMetrics;

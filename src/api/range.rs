@@ -8,6 +8,7 @@ use super::{
     blob::header_text,
     body::{Body, chain},
     error::Error,
+    sendfile::FileLane,
 };
 use crate::{
     oci::{ByteRange, Digest, RangeHeader},
@@ -44,12 +45,12 @@ pub(super) fn wanted(headers: &HeaderMap, digest: &Digest) -> Wanted {
 pub(super) async fn respond(
     place: &Place,
     digest: &Digest,
-    wanted: Wanted,
+    (wanted, lane): (Wanted, Option<&FileLane>),
 ) -> Result<Response<Body>, Error> {
     match wanted {
-        Wanted::Everything => whole(place, digest).await,
-        Wanted::One(range) => one(place, digest, range).await,
-        Wanted::Several(ranges) => several(place, digest, &ranges).await,
+        Wanted::Everything => whole(place, digest, lane).await,
+        Wanted::One(range) => one(place, digest, (range, lane)).await,
+        Wanted::Several(ranges) => several(place, digest, (&ranges, lane)).await,
         Wanted::Nothing => {
             let size_bytes = place.stat_blob(digest).await?;
             Err(registry::Error::RangeOutside { digest: *digest, size_bytes }.into())
@@ -57,15 +58,24 @@ pub(super) async fn respond(
     }
 }
 
-async fn whole(place: &Place, digest: &Digest) -> Result<Response<Body>, Error> {
+async fn whole(
+    place: &Place,
+    digest: &Digest,
+    lane: Option<&FileLane>,
+) -> Result<Response<Body>, Error> {
     let content = place.open_blob(digest, None).await?;
-    Ok(Response::new(Body::stream(content.stream, content.size_bytes)))
+    Ok(Response::new(Body::opened(content.bytes, content.size_bytes, lane).await?))
 }
 
-async fn one(place: &Place, digest: &Digest, range: ByteRange) -> Result<Response<Body>, Error> {
+async fn one(
+    place: &Place,
+    digest: &Digest,
+    (range, lane): (ByteRange, Option<&FileLane>),
+) -> Result<Response<Body>, Error> {
     let content = place.open_blob(digest, Some(range)).await?;
     let (range, total) = (content.range, content.size_bytes);
-    let mut response = Response::new(Body::stream(content.stream, range.end - range.start));
+    let body = Body::opened(content.bytes, range.end - range.start, lane).await?;
+    let mut response = Response::new(body);
     *response.status_mut() = StatusCode::PARTIAL_CONTENT;
     let described = content_range(&range, total);
     response.headers_mut().insert(header::CONTENT_RANGE, header_text(described));
@@ -80,7 +90,7 @@ fn content_range(range: &std::ops::Range<u64>, total: u64) -> String {
 async fn several(
     place: &Place,
     digest: &Digest,
-    ranges: &[ByteRange],
+    (ranges, lane): (&[ByteRange], Option<&FileLane>),
 ) -> Result<Response<Body>, Error> {
     let total = place.stat_blob(digest).await?;
     let ranges: Vec<_> = ranges.iter().filter_map(|range| range.resolve(total)).collect();
@@ -89,7 +99,7 @@ async fn several(
     }
     // Overlapping ranges that add up to more than everything: everything is less work for both.
     if ranges.iter().map(|range| range.end - range.start).sum::<u64>() > total {
-        return whole(place, digest).await;
+        return whole(place, digest, lane).await;
     }
     let boundary = format!("{:032x}", fastrand::u128(..));
     let parts: Vec<_> = ranges.iter().map(|range| part_header(&boundary, range, total)).collect();
@@ -125,8 +135,12 @@ fn text(bytes: Bytes) -> ObjectStream {
 fn part_bytes(place: Place, digest: Digest, range: std::ops::Range<u64>) -> ObjectStream {
     let range = ByteRange::Bounded { start: range.start, end: range.end };
     let opened = async move {
-        match place.open_blob(&digest, Some(range)).await {
-            Ok(content) => content.stream,
+        let opened = match place.open_blob(&digest, Some(range)).await {
+            Ok(content) => content.bytes.into_stream().await.map_err(registry::Error::from),
+            Err(error) => Err(error),
+        };
+        match opened {
+            Ok(stream) => stream,
             // The headers are out: all that is left is to cut the connection.
             Err(error) => stream::once(std::future::ready(Err(cut_short(&digest, error)))).boxed(),
         }

@@ -6,7 +6,7 @@ use http::{HeaderMap, Method, Request, header};
 use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
 
-use super::{Api, body::RequestBody, error::Error, location::Locations};
+use super::{Api, body::RequestBody, error::Error, location::Locations, sendfile::FileLane};
 use crate::{
     oci::{Digest, InvalidDigest, RepositoryName},
     registry::{Place, Repository},
@@ -21,6 +21,8 @@ pub(super) struct Call {
     pub(super) locations: Locations,
     /// The other registry that the client means, if it says so or came where only one can be meant.
     namespace: Option<String>,
+    /// For files in the answer, if the connection takes them.
+    pub(super) lane: Option<FileLane>,
     query: Vec<(String, String)>,
     body: RequestBody,
     body_timeout: Duration,
@@ -33,7 +35,7 @@ impl Call {
         (peer, namespace): (SocketAddr, Option<&str>),
         request: Request<Incoming>,
     ) -> Self {
-        let (parts, incoming) = request.into_parts();
+        let (mut parts, incoming) = request.into_parts();
         let query = parse_query(parts.uri.query().unwrap_or_default());
         let namespace = match query.iter().find(|(name, _)| name == "ns") {
             Some((_, asked)) => Some(asked.clone()),
@@ -44,6 +46,7 @@ impl Call {
             method: parts.method,
             path: parts.uri.path().to_owned(),
             namespace,
+            lane: parts.extensions.remove(),
             query,
             headers: parts.headers,
             locations,

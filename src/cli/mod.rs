@@ -6,6 +6,7 @@ use std::{
     io::{self, Write},
     path::PathBuf,
     process::ExitCode,
+    time::Duration,
 };
 
 use clap::{Parser, Subcommand};
@@ -26,6 +27,10 @@ const EXIT_UNUSABLE: u8 = 64;
 /// Threads for file access. Enough for a slow shared file system to have work waiting; few enough that their
 /// stacks and allocator caches stay small beside the buffers.
 const BLOCKING_THREADS: usize = 64;
+
+/// How long such a thread waits for more work. Starting one takes longer than what most of them are asked to do, so a
+/// registry that is asked something now and then should find some.
+const BLOCKING_KEEP_ALIVE: Duration = Duration::from_mins(10);
 
 /// A container registry on a directory or an S3 bucket, in docker-registry's storage layout.
 #[derive(Debug, Parser)]
@@ -96,7 +101,12 @@ fn configured<F: Future<Output = ExitCode>>(
 
 fn on_runtime(work: impl Future<Output = ExitCode>) -> ExitCode {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
-    match builder.enable_all().max_blocking_threads(BLOCKING_THREADS).build() {
+    match builder
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS)
+        .thread_keep_alive(BLOCKING_KEEP_ALIVE)
+        .build()
+    {
         Ok(runtime) => runtime.block_on(work),
         Err(error) => fail(&error, 1),
     }

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     oci::{ByteRange, Digest, Hasher},
     runtime::{BodyStream, Tasks},
-    storage::{self, ObjectStream, Opened, Piece, SharedStorage, WriteOptions, layout},
+    storage::{self, ObjectBytes, Opened, Piece, SharedStorage, WriteOptions, layout},
 };
 
 /// Sizes remembered at once. An entry is about 200 bytes.
@@ -33,8 +33,8 @@ pub struct Content {
     pub size_bytes: u64,
     /// Which of its bytes follow.
     pub range: Range<u64>,
-    /// The bytes. Ends in an error if it cannot give all of them.
-    pub stream: ObjectStream,
+    /// The bytes. They end in an error if not all of them can be given.
+    pub bytes: ObjectBytes,
 }
 
 impl fmt::Debug for Content {
@@ -83,9 +83,9 @@ impl ContentStore {
     /// [`Error::Unknown`], [`Error::RangeOutside`], or a fault of the storage.
     pub async fn open(&self, digest: &Digest, range: Option<ByteRange>) -> Result<Content, Error> {
         let opened = self.storage.open(&layout::blob(digest), range).await;
-        let Opened { meta, range, stream } = opened.map_err(|error| named(error, digest))?;
+        let Opened { meta, range, bytes } = opened.map_err(|error| named(error, digest))?;
         self.sizes.insert(*digest, meta.size_bytes).await;
-        Ok(Content { size_bytes: meta.size_bytes, range, stream })
+        Ok(Content { size_bytes: meta.size_bytes, range, bytes })
     }
 
     /// Reads small content whole and checks it against its digest.
@@ -155,7 +155,7 @@ impl ContentStore {
     /// A fault of the storage.
     pub async fn hash_pieces(&self, pieces: &[Piece], mut hasher: Hasher) -> Result<Hasher, Error> {
         for piece in pieces {
-            let mut stream = self.storage.open(&piece.key, None).await?.stream;
+            let mut stream = self.storage.open(&piece.key, None).await?.bytes.into_stream().await?;
             let mut pipeline = self.hash_pipeline(hasher, HASH_BATCH_BYTES);
             while let Some(bytes) = stream.try_next().await? {
                 pipeline.update(bytes).await?;

@@ -3,6 +3,7 @@
 use std::{
     fs::File,
     io::{self, IoSliceMut},
+    ops::Range,
     path::Path,
 };
 
@@ -42,6 +43,13 @@ pub(super) fn read_cached(file: &File, buffer: &mut [u8], offset: u64) -> Result
             Ok(_) | Err(_) => return Err(NotCached),
         }
     }
+}
+
+/// Whether the first and the last byte of `range`, which is not empty, can be had without waiting for a disk; those
+/// between them came with the last one, most likely.
+pub(super) fn is_cached(file: &File, range: &Range<u64>) -> bool {
+    let mut byte = [0];
+    [range.start, range.end - 1].into_iter().all(|at| read_cached(file, &mut byte, at).is_ok())
 }
 
 /// The kernel would have to wait for a disk.

@@ -7,6 +7,7 @@ mod buffers;
 mod cached;
 mod config;
 mod error;
+mod file_bytes;
 pub mod fs;
 mod key;
 pub mod layout;
@@ -29,6 +30,7 @@ use futures_util::{Stream, TryStreamExt};
 
 pub use config::{Config, Driver};
 pub use error::{Error, Fault};
+pub use file_bytes::{FileBytes, FilePiece};
 pub use key::{InvalidKey, Key};
 pub use metered::Metered;
 pub use spool::{Spool, SpoolWindow, SpoolWrite};
@@ -184,6 +186,36 @@ pub struct ObjectMeta {
 /// The bytes of an object, as they arrive. Holds what its buffers cost.
 pub type ObjectStream = Pin<Box<dyn Stream<Item = Result<Bytes, Error>> + Send>>;
 
+/// The bytes of an object that was opened, before any of them is asked for.
+pub enum ObjectBytes {
+    /// They come to this process.
+    Stream(ObjectStream),
+    /// They lie in a file of this machine.
+    File(fs::OpenFile),
+}
+
+impl fmt::Debug for ObjectBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stream(_) => f.write_str("Stream"),
+            Self::File(file) => file.fmt(f),
+        }
+    }
+}
+
+impl ObjectBytes {
+    /// Has the bytes come to this process.
+    ///
+    /// # Errors
+    /// [`Fault::Busy`] if there is no memory for them for 10 seconds.
+    pub async fn into_stream(self) -> Result<ObjectStream, Error> {
+        match self {
+            Self::Stream(stream) => Ok(stream),
+            Self::File(file) => file.into_stream().await,
+        }
+    }
+}
+
 /// An object opened for reading.
 pub struct Opened {
     /// The object as a whole.
@@ -191,7 +223,7 @@ pub struct Opened {
     /// Which of its bytes follow.
     pub range: Range<u64>,
     /// The bytes.
-    pub stream: ObjectStream,
+    pub bytes: ObjectBytes,
 }
 
 impl fmt::Debug for Opened {
@@ -319,12 +351,12 @@ pub async fn probe(storage: &dyn Storage) -> Result<(), Error> {
 /// # Errors
 /// As [`Storage::open`]; [`Fault::Corrupt`] if the object is longer than the limit.
 pub async fn read(storage: &dyn Storage, key: &Key, limit_bytes: u64) -> Result<Bytes, Error> {
-    let Opened { meta, mut stream, .. } = storage.open(key, None).await?;
+    let Opened { meta, bytes, .. } = storage.open(key, None).await?;
     if meta.size_bytes > limit_bytes {
         let message = format!("{} bytes where at most {limit_bytes} belong", meta.size_bytes);
         return Err(Error::failed("read", key, Fault::Corrupt, message));
     }
-    let mut pieces = Pieces::default();
+    let (mut pieces, mut stream) = (Pieces::default(), bytes.into_stream().await?);
     while let Some(bytes) = stream.try_next().await? {
         pieces.push(bytes);
     }

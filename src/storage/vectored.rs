@@ -7,9 +7,9 @@ use std::{
 
 use crate::runtime::Pieces;
 
-/// Bytes given to the kernel at once. Measured on ext4: with more, it backs the file with larger folios, and
-/// 32 writers together get a third less throughput.
-const CALL_BYTES: usize = 32 << 10;
+/// Bytes given to the kernel at once, about as many as are gathered before. Measured on ext4 with 32 files: at 32 KiB
+/// writing costs a third more processor time than from 256 KiB on.
+const CALL_BYTES: usize = 512 << 10;
 
 /// Writes all of `pieces` where the file's position is.
 pub(super) fn write_all(mut file: &File, mut pieces: Pieces) -> io::Result<()> {

@@ -114,15 +114,19 @@ impl Transport {
         response.map_err(|error| self.failed(error))
     }
 
+    /// Without TLS there is no HTTP/2, so that any idle connection will do: one from the manifest before, most likely.
+    fn client(&self, connection: Connection, url: &Url) -> &Client {
+        match connection {
+            Connection::Own if url.scheme() == "https" => &self.own,
+            Connection::Own | Connection::Shared => &self.shared,
+        }
+    }
+
     async fn follow(&self, request: Outgoing<'_>) -> Result<Answered, Error> {
         let Outgoing { method, mut url, headers, authorization, connection } = request;
-        let client = match connection {
-            Connection::Shared => &self.shared,
-            Connection::Own => &self.own,
-        };
         let home = url.origin();
         for _ in 0..=REDIRECTIONS_MOST {
-            let is_home = url.origin() == home;
+            let (client, is_home) = (self.client(connection, &url), url.origin() == home);
             let mut next = client.request(method.clone(), url.clone()).headers(headers.clone());
             if let Some(value) = authorization.filter(|_| is_home) {
                 next = next.header(header::AUTHORIZATION, value);

@@ -28,6 +28,8 @@ on_both_backends! {
     an_empty_blob_is_a_blob,
     a_blob_by_sha512_is_named_by_it,
     a_large_blob_comes_whole_and_in_ranges,
+    large_blobs_asked_for_at_once_come_one_after_the_other,
+    who_goes_away_in_a_large_blob_disturbs_nobody,
     nothing_is_compressed_on_the_way,
 }
 
@@ -292,6 +294,38 @@ async fn a_large_blob_comes_whole_and_in_ranges(backend: Backend) {
         assert!(answer.body == pushed.bytes[start..end], "from {start}");
     }
     assert_eq!(sha256(&pushed.bytes), pushed.digest);
+}
+
+async fn large_blobs_asked_for_at_once_come_one_after_the_other(backend: Backend) {
+    let pushed = pushed(backend, (3 << 20) + 7).await;
+    let whole = format!("GET {} HTTP/1.1\r\nhost: a\r\n\r\n", pushed.target);
+    let (from, to) = (70_001, (2 << 20) + 70_001);
+    let range =
+        format!("GET {} HTTP/1.1\r\nhost: a\r\nrange: bytes={from}-{to}\r\n\r\n", pushed.target);
+    let mut raw = Raw::connect(&pushed.node).await;
+    raw.send([whole.as_str(), &range, &whole].concat()).await;
+    for (status, expected) in
+        [(200, &pushed.bytes[..]), (206, &pushed.bytes[from..=to]), (200, &pushed.bytes[..])]
+    {
+        let answer = raw.answer().await;
+        assert_eq!(answer.status, status);
+        assert!(answer.body == expected, "{status} has other bytes");
+    }
+}
+
+async fn who_goes_away_in_a_large_blob_disturbs_nobody(backend: Backend) {
+    let pushed = pushed(backend, 24 << 20).await;
+    let whole = format!("GET {} HTTP/1.1\r\nhost: a\r\n\r\n", pushed.target);
+    let mut stays = Raw::connect(&pushed.node).await;
+    stays.send(&whole).await;
+    for _ in 0..3 {
+        let mut goes = Raw::connect(&pushed.node).await;
+        goes.send(&whole).await;
+        goes.read_exactly(1 << 20).await;
+    }
+    let answer = stays.answer().await;
+    assert!(answer.body == pushed.bytes, "other bytes");
+    assert_eq!(pushed.node.pull_blob("pull/here", &pushed.digest).await, pushed.bytes);
 }
 
 async fn nothing_is_compressed_on_the_way(backend: Backend) {

@@ -292,10 +292,10 @@ async fn a_budget_smaller_than_a_part_is_slow_and_not_stuck() {
     let (from, to, bytes) = (key("a/b"), key("a/c"), pattern(12 * MIB, 1));
     write(&s3, &from, None, cut(&bytes, MIB)).await.unwrap();
     // Reading and writing at once, from the same budget.
-    let mut opened = s3.open(&from, None).await.unwrap();
+    let opened = s3.open(&from, None).await.unwrap();
+    let mut stream = opened.bytes.into_stream().await.unwrap();
     let mut writer = s3.write(&to, expecting(Some(12 << 20))).await.unwrap();
-    while let Some(piece) = futures_util::TryStreamExt::try_next(&mut opened.stream).await.unwrap()
-    {
+    while let Some(piece) = futures_util::TryStreamExt::try_next(&mut stream).await.unwrap() {
         writer.write(piece).await.unwrap();
     }
     writer.commit().await.unwrap();

@@ -15,8 +15,8 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use millpond::{
     oci::ByteRange,
     storage::{
-        Error, Fault, Key, ListQuery, Listing, ObjectMeta, Opened, Piece, Purge, SharedStorage,
-        Spool, Storage, WriteOptions, Writer,
+        Error, Fault, Key, ListQuery, Listing, ObjectBytes, ObjectMeta, Opened, Piece, Purge,
+        SharedStorage, Spool, Storage, WriteOptions, Writer,
     },
 };
 
@@ -104,7 +104,7 @@ impl Storage for FaultyStorage {
         }
         // Half of what there is, then the end of the world.
         let mut left = usize::try_from((opened.range.end - opened.range.start) / 2).unwrap_or(0);
-        let kept = opened.stream.map_ok(move |mut bytes| {
+        let kept = opened.bytes.into_stream().await?.map_ok(move |mut bytes| {
             bytes.truncate(left);
             left -= bytes.len();
             bytes
@@ -112,7 +112,8 @@ impl Storage for FaultyStorage {
         let kept = kept.try_filter(|bytes| std::future::ready(!bytes.is_empty()));
         let key = key.clone();
         let end = stream::once(async move { Err(injected("read", &key)) });
-        Ok(Opened { stream: Box::pin(kept.chain(end)), ..opened })
+        let bytes = ObjectBytes::Stream(Box::pin(kept.chain(end)));
+        Ok(Opened { meta: opened.meta, range: opened.range, bytes })
     }
 
     async fn put(&self, key: &Key, bytes: Bytes) -> Result<(), Error> {

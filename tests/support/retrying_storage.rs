@@ -8,8 +8,8 @@ use futures_util::{TryStreamExt, stream};
 use millpond::{
     oci::ByteRange,
     storage::{
-        Error, Key, ListQuery, Listing, ObjectMeta, Opened, Piece, Purge, SharedStorage, Spool,
-        Storage, WriteOptions, Writer,
+        Error, Key, ListQuery, Listing, ObjectBytes, ObjectMeta, Opened, Piece, Purge,
+        SharedStorage, Spool, Storage, WriteOptions, Writer,
     },
 };
 
@@ -56,13 +56,14 @@ impl Storage for RetryingStorage {
 
     async fn open(&self, key: &Key, range: Option<ByteRange>) -> Result<Opened, Error> {
         let read = || async {
-            let mut opened = self.inner.open(key, range).await?;
+            let Opened { meta, range, bytes: unread } = self.inner.open(key, range).await?;
             let mut bytes = BytesMut::new();
-            while let Some(piece) = opened.stream.try_next().await? {
+            let mut stream = unread.into_stream().await?;
+            while let Some(piece) = stream.try_next().await? {
                 bytes.extend_from_slice(&piece);
             }
             let stream = stream::iter([Ok(bytes.freeze())]);
-            Ok(Opened { stream: Box::pin(stream), ..opened })
+            Ok(Opened { meta, range, bytes: ObjectBytes::Stream(Box::pin(stream)) })
         };
         retry(read).await
     }

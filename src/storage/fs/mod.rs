@@ -9,6 +9,8 @@ mod publish;
 mod read;
 mod write;
 
+pub use read::OpenFile;
+
 use std::{
     fmt, fs, io,
     path::{Path, PathBuf},

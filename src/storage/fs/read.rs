@@ -19,8 +19,10 @@ use futures_util::stream;
 use tokio::task::JoinHandle;
 
 use super::super::buffers::{BufferPool, Buffers, WINDOW_PIECES};
-use super::super::cached::{open_cached, read_cached};
-use super::super::{Error, Fault, Key, ObjectMeta, ObjectStream, Opened, READ_PATIENCE};
+use super::super::cached::{is_cached, open_cached, read_cached};
+use super::super::{
+    Error, Fault, FileBytes, Key, ObjectBytes, ObjectMeta, ObjectStream, Opened, READ_PATIENCE,
+};
 use super::{blocking, failed, object_meta};
 use crate::{
     oci::ByteRange,
@@ -103,27 +105,54 @@ pub(super) async fn open(
         return Err(Error::RangeOutside { key, size_bytes });
     };
     let rest = range.start + first.len() as u64..range.end;
-    if rest.is_empty() {
-        let stream = Box::pin(stream::once(async { Ok(first) }));
-        return Ok(Opened { meta, range, stream });
+    let bytes = if rest.is_empty() {
+        ObjectBytes::Stream(Box::pin(stream::once(async { Ok(first) })))
+    } else {
+        let (bytes, budget) = (FileBytes::new(Arc::new(file), range.clone()), budget.clone());
+        ObjectBytes::File(OpenFile { bytes, first, key, buffers, readers, budget })
+    };
+    Ok(Opened { meta, range, bytes })
+}
+
+/// A file that is open for reading, and what is needed to read it.
+#[derive(Debug)]
+pub struct OpenFile {
+    bytes: FileBytes,
+    /// Its first bytes, unless they are in the kernel's memory.
+    first: Bytes,
+    key: Key,
+    buffers: Buffers,
+    readers: Readers,
+    budget: ByteBudget,
+}
+
+impl OpenFile {
+    /// The file itself, for who can do without its bytes.
+    #[must_use]
+    pub fn into_bytes(self) -> FileBytes {
+        self.bytes
     }
-    let buffers = buffers.for_stream(budget).clone();
-    let window_bytes = WINDOW_PIECES * buffers.buffer_bytes() as u64;
-    let window_bytes = window_bytes.min(range.end - range.start);
-    let permit = budget.acquire_within(window_bytes, READ_PATIENCE).await;
-    let permit = permit.map_err(|error| Error::failed("open", &key, Fault::Busy, error))?;
-    let stream = stream_file(FileReader {
-        file: Arc::new(file),
-        range: rest,
-        key,
-        buffers,
-        permit,
-        first: Some(first),
-        reading: None,
-        from_disk: 0,
-        among: readers.count_one_more(),
-    });
-    Ok(Opened { meta, range, stream })
+
+    pub(in crate::storage) async fn into_stream(self) -> Result<ObjectStream, Error> {
+        let Self { bytes, first, key, buffers, readers, budget } = self;
+        let (file, range) = bytes.into_parts();
+        let buffers = buffers.for_stream(&budget).clone();
+        let window_bytes = WINDOW_PIECES * buffers.buffer_bytes() as u64;
+        let window_bytes = window_bytes.min(range.end - range.start);
+        let permit = budget.acquire_within(window_bytes, READ_PATIENCE).await;
+        let permit = permit.map_err(|error| Error::failed("open", &key, Fault::Busy, error))?;
+        Ok(stream_file(FileReader {
+            file,
+            range: range.start + first.len() as u64..range.end,
+            key,
+            buffers,
+            permit,
+            first: Some(first).filter(|first| !first.is_empty()),
+            reading: None,
+            from_disk: 0,
+            among: readers.count_one_more(),
+        }))
+    }
 }
 
 /// What there is without waiting for a disk; `None` if it takes one.
@@ -134,6 +163,12 @@ fn find_cached(path: &Path, range: Option<ByteRange>) -> Option<io::Result<Found
     };
     // What is wrong here is found again, and told, by who may wait.
     let (meta, range) = locate(&file, range).ok()?;
+    if range.end - range.start > FIRST_BYTES {
+        // They are read when it is known that they have to come here.
+        let beginning = range.start..range.start + 1;
+        let found = Found { file, meta, range, first: Bytes::new() };
+        return is_cached(&found.file, &beginning).then_some(Ok(found));
+    }
     let mut first = buffer_of(first_of(&range)).ok()?;
     read_cached(&file, &mut first, range.start).ok()?;
     Some(Ok(Found { file, meta, range, first: first.into() }))

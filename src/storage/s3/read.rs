@@ -17,7 +17,7 @@ use super::{
 use crate::{
     oci::ByteRange,
     runtime::{Permit, Pieces},
-    storage::{Error, Fault, Key, ObjectMeta, ObjectStream, Opened, READ_PATIENCE},
+    storage::{Error, Fault, Key, ObjectBytes, ObjectMeta, ObjectStream, Opened, READ_PATIENCE},
 };
 
 /// What an open object is taken to hold in buffers: those of its connection.
@@ -36,7 +36,7 @@ pub(super) async fn open(
     let range = object.wanted.clone();
     let meta = object.meta;
     let stream = Body::new(bucket, key, object, Some(permit)).stream();
-    Ok(Opened { meta, range, stream })
+    Ok(Opened { meta, range, bytes: ObjectBytes::Stream(stream) })
 }
 
 /// Reads all of a small object whose size is known. The caller has paid for the memory.

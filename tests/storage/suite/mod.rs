@@ -38,9 +38,10 @@ pub(crate) async fn read(
     key: &Key,
     range: Option<ByteRange>,
 ) -> Result<Bytes, Error> {
-    let mut opened = storage.open(key, range).await?;
+    let opened = storage.open(key, range).await?;
+    let mut stream = opened.bytes.into_stream().await?;
     let mut bytes = Vec::new();
-    while let Some(piece) = opened.stream.try_next().await? {
+    while let Some(piece) = stream.try_next().await? {
         assert!(!piece.is_empty() || opened.range.is_empty(), "pieces have bytes");
         bytes.extend_from_slice(&piece);
     }

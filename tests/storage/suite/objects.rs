@@ -107,7 +107,8 @@ pub(crate) async fn an_open_object_does_not_change(storage: &dyn Storage) {
     let mut streams = Vec::new();
     for at in [&replaced, &deleted] {
         super::write(storage, at, None, [bytes.clone()]).await.unwrap();
-        streams.push(storage.open(at, None).await.unwrap().stream);
+        let opened = storage.open(at, None).await.unwrap();
+        streams.push(opened.bytes.into_stream().await.unwrap());
     }
     storage.put(&replaced, pattern(100, 6)).await.unwrap();
     storage.delete(&[deleted]).await.unwrap();
