@@ -4,6 +4,7 @@ import http.client
 import json
 import os
 import pathlib
+import urllib.error
 import urllib.request
 
 import servers
@@ -127,7 +128,22 @@ def start(kind, programs, scratch, upstream):
             config = distribution_config(server, upstream)
             command = [program, "serve", path]
         path.write_text(json.dumps(config))
-    return server.start(command, "/v2/")
+    server.start(command, "/v2/")
+    ask_in_vain(server)
+    return server
+
+
+def ask_in_vain(server):
+    """The first requests wait for the program itself to be read from the disk. What is compared are
+    empty caches, not processes that have just begun."""
+    for kind in ("manifests", "blobs"):
+        try:
+            fetched(f"{server.url}/v2/{REPOSITORY}/{kind}/sha256:{'0' * 64}")
+        except urllib.error.HTTPError as error:
+            if error.code != 404:
+                raise SystemExit(f"{server.name} answers {error.code} for what nobody has") from error
+        else:
+            raise SystemExit(f"{server.name} has what nobody has")
 
 
 def millpond_config(server, upstream):

@@ -40,10 +40,13 @@ fn main() -> Result<()> {
         Arguments::command().print_help().context("cannot print the help")?;
         return Ok(());
     };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")?;
+    // Clients stand for many hosts: with one thread they would be what is measured wherever a server is faster. The
+    // upstream stands for a single line.
+    let mut runtime = match action {
+        Action::Upstream(_) => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    let runtime = runtime.enable_all().build().context("cannot start the runtime")?;
     runtime.block_on(async {
         match action {
             Action::Run(run) => row::run(run).await,
