@@ -33,7 +33,6 @@ pub struct Directory {
     budget: ByteBudget,
     buffers: Buffers,
     readers: read::Readers,
-    long_files: write::LongFiles,
 }
 
 impl Directory {
@@ -43,9 +42,8 @@ impl Directory {
     /// # Errors
     /// [`Error::Failed`] if the directory cannot be made.
     pub fn open(root: PathBuf, budget: ByteBudget) -> Result<Self, Error> {
-        let (buffers, long_files) = (Buffers::new(), write::LongFiles::default());
-        let readers = read::Readers::new();
-        let directory = Self { root, budget, buffers, readers, long_files };
+        let (buffers, readers) = (Buffers::new(), read::Readers::new());
+        let directory = Self { root, budget, buffers, readers };
         let temporary = directory.temporary_folder();
         folder::ensure(&temporary).map_err(|error| {
             let named = io::Error::new(error.kind(), format!("{}: {error}", temporary.display()));
@@ -106,8 +104,7 @@ impl Storage for Directory {
             path: self.path(key),
             durability: options.durability,
         };
-        let writer = write::FileWriter::new(target, self.budget.clone(), self.long_files.clone());
-        Ok(Box::new(writer))
+        Ok(Box::new(write::FileWriter::new(target, self.budget.clone())))
     }
 
     async fn compose(&self, pieces: &[Piece], to: &Key) -> Result<(), Error> {

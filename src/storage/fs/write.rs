@@ -3,15 +3,18 @@
 use std::{
     fs::{self, File},
     io,
+    num::NonZero,
+    ops::Range,
     path::{Path, PathBuf},
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
 };
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use rustix::fs::Advice;
 use tokio::task::JoinHandle;
 
 use super::super::{Durability, Error, Key, Writer, vectored};
@@ -28,38 +31,8 @@ const SMALL_BATCH_BYTES: usize = 128 << 10;
 /// Batches of one writer in memory: one that is written, one that gathers.
 const WINDOW_BATCHES: u64 = 2;
 
-/// After so many bytes the disk begins to be given what was written, so that little is left to wait for at
-/// the end.
-const SYNC_BYTES: u64 = 32 << 20;
-
-/// So many long files may have the disk take bytes early; if more grow at once, none does. Measured with 32
-/// writers of 1 GiB: all at once cost a third of the throughput. What one at a time costs them is lost in the noise.
-const EARLY_FILES: usize = 4;
-
-/// How many files have grown long.
-#[derive(Clone, Debug, Default)]
-pub(super) struct LongFiles(Arc<AtomicUsize>);
-
-impl LongFiles {
-    fn are_few(&self) -> bool {
-        self.0.load(Ordering::Relaxed) <= EARLY_FILES
-    }
-
-    fn count_one_more(&self) -> LongFile {
-        self.0.fetch_add(1, Ordering::Relaxed);
-        LongFile(self.clone())
-    }
-}
-
-/// One of them, until it is dropped.
-#[derive(Debug)]
-struct LongFile(LongFiles);
-
-impl Drop for LongFile {
-    fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
+/// After so many bytes the disk begins to be given what was written, so that little is left to wait for at the end.
+const BEHIND_BYTES: u64 = 8 << 20;
 
 /// What is to be written, and where.
 #[derive(Debug)]
@@ -82,17 +55,15 @@ pub(super) struct FileWriter {
     /// What the batch costs; there is one while the batch is not empty.
     permit: Option<Permit>,
     writing: Option<JoinHandle<io::Result<()>>>,
-    /// Bytes that were written since the disk was last asked to take them.
-    unsynced_bytes: u64,
-    syncing: Option<JoinHandle<()>>,
-    long_files: LongFiles,
-    /// This one among them, from when on it is.
-    long: Option<LongFile>,
+    /// Bytes that were given to be written.
+    written_bytes: u64,
+    /// Where those end that the disk was told to take.
+    begun_bytes: u64,
     budget: ByteBudget,
 }
 
 impl FileWriter {
-    pub(super) fn new(target: Target, budget: ByteBudget, long_files: LongFiles) -> Self {
+    pub(super) fn new(target: Target, budget: ByteBudget) -> Self {
         let Target { key, temporary, path, durability } = target;
         Self {
             key,
@@ -103,10 +74,8 @@ impl FileWriter {
             batch_bytes: batch_bytes(&budget),
             permit: None,
             writing: None,
-            unsynced_bytes: 0,
-            syncing: None,
-            long_files,
-            long: None,
+            written_bytes: 0,
+            begun_bytes: 0,
             budget,
         }
     }
@@ -114,16 +83,26 @@ impl FileWriter {
     /// Hands the batch to the blocking pool, after the one before it is written.
     async fn flush(&mut self) -> Result<(), Error> {
         self.written().await?;
-        self.sync_behind();
         let (batch, permit) = (std::mem::take(&mut self.batch), self.permit.take());
-        self.unsynced_bytes += batch.len() as u64;
+        self.written_bytes += batch.len() as u64;
+        let behind = self.behind();
         let temporary = Arc::clone(&self.temporary);
         self.writing = Some(tokio::task::spawn_blocking(move || {
             temporary.append(batch)?;
             drop(permit);
+            behind.into_iter().for_each(|range| temporary.begin_to_store(&range));
             Ok(())
         }));
         Ok(())
+    }
+
+    /// What the disk is to be told to take, if it is time.
+    fn behind(&mut self) -> Option<Range<u64>> {
+        let behind = self.begun_bytes..self.written_bytes;
+        (behind.end - behind.start >= BEHIND_BYTES).then(|| {
+            self.begun_bytes = behind.end;
+            behind
+        })
     }
 
     /// Waits for the batch that is being written.
@@ -132,21 +111,6 @@ impl FileWriter {
         let result = writing.await.map_err(io::Error::other).flatten();
         self.writing = None;
         result.map_err(|error| failed("write", &self.key, error))
-    }
-
-    /// Has the disk take what was written, while more of it comes.
-    fn sync_behind(&mut self) {
-        let is_syncing = self.syncing.as_ref().is_some_and(|syncing| !syncing.is_finished());
-        if self.unsynced_bytes < SYNC_BYTES || is_syncing {
-            return;
-        }
-        self.long.get_or_insert_with(|| self.long_files.count_one_more());
-        if !self.long_files.are_few() {
-            return;
-        }
-        self.unsynced_bytes = 0;
-        let temporary = Arc::clone(&self.temporary);
-        self.syncing = Some(tokio::task::spawn_blocking(move || temporary.sync_behind()));
     }
 }
 
@@ -217,10 +181,13 @@ impl TemporaryFile {
         vectored::write_all(self.file()?, batch)
     }
 
-    fn sync_behind(&self) {
+    /// Has the disk begin to take these bytes, without waiting for it.
+    fn begin_to_store(&self, range: &Range<u64>) {
         if let Some(file) = self.file.get() {
-            // What fails here fails again, and is reported, when the file is published.
-            let _reported_later = file.sync_data();
+            let length = NonZero::new(range.end - range.start);
+            // Bytes that nobody needs are written at once. They stay in memory nevertheless, because they are being
+            // written. What fails here fails again, and is reported, when the file is published.
+            let _advice = rustix::fs::fadvise(file, range.start, length, Advice::DontNeed);
         }
     }
 
