@@ -12,7 +12,11 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use prometheus::{Encoder, TextEncoder};
 
-use super::{body::Body, listener::Service};
+use super::{
+    body::Body,
+    error::{RETRY_AFTER, seconds},
+    listener::Service,
+};
 use crate::{
     runtime::Shutdown,
     storage::{ListQuery, SharedStorage, layout},
@@ -106,7 +110,11 @@ impl Service for Admin {
             "/healthz" => text_response(StatusCode::OK, "alive\n"),
             "/readyz" => match self.readiness.check().await {
                 Ok(()) => text_response(StatusCode::OK, "ready\n"),
-                Err(reason) => text_response(StatusCode::SERVICE_UNAVAILABLE, reason),
+                Err(reason) => {
+                    let mut response = text_response(StatusCode::SERVICE_UNAVAILABLE, reason);
+                    response.headers_mut().insert(header::RETRY_AFTER, seconds(RETRY_AFTER));
+                    response
+                }
             },
             "/metrics" => self.metrics(),
             _ => text_response(StatusCode::NOT_FOUND, "here are /healthz, /readyz and /metrics\n"),

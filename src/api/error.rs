@@ -19,7 +19,7 @@ use crate::{
 
 /// After how long a client should try again while there is trouble that may pass soon: the storage does not
 /// answer, buffers or connections are in use.
-const RETRY_AFTER: Duration = Duration::from_secs(2);
+pub(super) const RETRY_AFTER: Duration = Duration::from_secs(2);
 
 /// The same for an upstream that wants fewer requests and does not say until when. It is then left alone for as
 /// long ([`upstream`]); who comes earlier hears how much is left of that.
@@ -176,7 +176,7 @@ impl Error {
 }
 
 /// A time in whole seconds, at least one; rounded up, because who comes a moment too early comes in vain.
-fn seconds(time: Duration) -> HeaderValue {
+pub(super) fn seconds(time: Duration) -> HeaderValue {
     let begun = u64::from(time.subsec_nanos() > 0);
     time.as_secs().saturating_add(begun).max(1).into()
 }

@@ -16,9 +16,10 @@ pub use prewarm::{Image, InvalidImage};
 
 use crate::{
     config::{Config, Loaded, ProcessEnvironment},
-    runtime::{ByteBudget, Shutdown},
-    server::Server,
+    runtime::{ByteBudget, Shutdown, Tasks},
+    server::{self, Server},
     storage, telemetry,
+    upstream::Upstreams,
 };
 
 /// Exit status for a configuration or for arguments that cannot be used (`EX_USAGE` of sysexits.h).
@@ -160,6 +161,9 @@ impl Signals {
 }
 
 async fn check(loaded: Loaded) -> ExitCode {
+    if let Err(error) = set_up_upstreams(&loaded.config) {
+        return fail(&error, 1);
+    }
     let mut output = std::io::stdout();
     let _nobody_reads = output.write_all(loaded.effective.as_bytes());
     match probe(&loaded.config).await {
@@ -170,6 +174,14 @@ async fn check(loaded: Loaded) -> ExitCode {
         }
         Err(error) => fail(&error, 1),
     }
+}
+
+/// Reads what the upstreams' settings name: certificates, keys and credentials. Asks none of them.
+fn set_up_upstreams(config: &Config) -> Result<(), server::Error> {
+    // Only the first call in a process has an effect; the others agree with it.
+    let _already_installed = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    Upstreams::new(&config.upstreams, &Tasks::new(), &prometheus::Registry::new())?;
+    Ok(())
 }
 
 /// Opens the storage and writes, reads and deletes an object there. Returns what it is called.

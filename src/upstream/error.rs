@@ -241,6 +241,14 @@ pub enum SetupError {
         /// Why not.
         source: io::Error,
     },
+    /// A file has no certificate in it.
+    #[error("upstream {upstream}: {} holds no usable certificate", path.display())]
+    NoCertificate {
+        /// The upstream's name.
+        upstream: String,
+        /// The file.
+        path: PathBuf,
+    },
     /// A file has no certificate or key in it that can be used.
     #[error("upstream {upstream}: {} holds no usable certificate or key", path.display())]
     Pem {

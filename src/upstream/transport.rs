@@ -255,6 +255,10 @@ fn builder(config: &UpstreamConfig) -> Result<ClientBuilder, SetupError> {
     if let Some(path) = ca_file {
         let bundle = read(config, path)?;
         let certificates = Certificate::from_pem_bundle(&bundle).map_err(pem(path))?;
+        if certificates.is_empty() {
+            let (upstream, path) = (config.name.clone(), path.clone());
+            return Err(SetupError::NoCertificate { upstream, path });
+        }
         builder = builder.tls_certs_merge(certificates);
     }
     if let (Some(certificate), Some(key)) = (client_cert_file, client_key_file) {

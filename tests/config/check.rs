@@ -47,6 +47,22 @@ async fn trying_the_storage_leaves_nothing_in_it() {
 }
 
 #[tokio::test]
+async fn certificates_of_an_upstream_are_read() {
+    for (name, told) in [
+        ("missing.pem", "upstream quay.io: missing.pem cannot be read: No such file"),
+        ("empty.pem", "upstream quay.io: empty.pem holds no usable certificate"),
+    ] {
+        let text = format!("upstreams: [{{name: quay.io, ca_file: {name}}}]\n");
+        let program = Program::new().file("m.yml", &text).file("empty.pem", "nonsense");
+        for command in ["check", "serve"] {
+            let Outcome { code, stderr, .. } = program.run(&[command, "--config", "m.yml"]).await;
+            assert_eq!(code, Some(1), "{stderr}");
+            assert_has(&stderr, &[told]);
+        }
+    }
+}
+
+#[tokio::test]
 async fn every_problem_is_told_at_once() {
     let text = "log: {level: loud}\n\
                 api: {listen: '0.0.0.0:5000', connections: 0, lisen: 1}\n\

@@ -63,6 +63,7 @@ async fn a_node_without_its_storage_is_alive_and_not_ready() {
     assert_eq!(admin(&node, "/healthz").await.status, 200);
     let answer = admin(&node, "/readyz").await;
     assert_eq!((answer.status, answer.body.as_ref()), (503, b"the storage fails\n".as_slice()));
+    assert_eq!(answer.header("retry-after"), "2");
     node.s3().heal();
     assert_eq!(admin(&node, "/readyz").await.status, 200);
 }

@@ -16,7 +16,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use crate::{node::TestNode, tls};
+use crate::{certificates::acceptor, node::TestNode};
 
 /// How an answer is spoilt.
 #[derive(Clone, Copy, Debug)]
@@ -67,7 +67,7 @@ impl Front {
 
     /// The same with TLS, as a proxy in front of a daemon ends it.
     pub(crate) async fn with_tls(node: &TestNode) -> Self {
-        Self::start(node, Some(tls::acceptor())).await
+        Self::start(node, Some(acceptor())).await
     }
 
     async fn start(node: &TestNode, acceptor: Option<TlsAcceptor>) -> Self {

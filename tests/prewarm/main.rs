@@ -26,6 +26,8 @@ macro_rules! on_both_backends {
 }
 
 mod arguments;
+#[path = "../support/certificates.rs"]
+mod certificates;
 mod content;
 mod failures;
 mod front;

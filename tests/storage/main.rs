@@ -3,6 +3,8 @@
 
 #![cfg(test)]
 
+#[path = "../support/certificates.rs"]
+mod certificates;
 #[path = "../support/faulty_storage.rs"]
 mod faulty_storage;
 mod fixture;

@@ -1,6 +1,6 @@
 //! An S3 server behind TLS, with a certificate of an authority that the system does not know.
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{io, path::PathBuf};
 
 use millpond::{
     runtime::ByteBudget,
@@ -14,24 +14,14 @@ use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinSet,
 };
-use tokio_rustls::{
-    TlsAcceptor,
-    rustls::{
-        ServerConfig,
-        pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-    },
-};
+use tokio_rustls::TlsAcceptor;
 
 use crate::{
+    certificates::{acceptor, file},
     fixture::{PART_BYTES, config, connect},
     s3_server::S3Server,
     suite::{assert_same, key, pattern, read, write},
 };
-
-/// The file of a certificate or a key.
-fn file(name: &str) -> PathBuf {
-    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/tls")).join(name)
-}
 
 /// Ends TLS before a server. It ends with the test.
 struct Front {
@@ -66,16 +56,6 @@ async fn relay(stream: TcpStream, acceptor: &TlsAcceptor, behind: &str) -> io::R
     let mut inside = TcpStream::connect(behind).await?;
     copy_bidirectional(&mut outside, &mut inside).await?;
     Ok(())
-}
-
-fn acceptor() -> TlsAcceptor {
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let certificates = CertificateDer::pem_file_iter(file("server.pem")).expect("a file");
-    let certificates = certificates.map(|found| found.expect("a certificate")).collect();
-    let key = PrivateKeyDer::from_pem_file(file("server.key")).expect("a key");
-    let config = ServerConfig::builder().with_no_client_auth();
-    let config = config.with_single_cert(certificates, key).expect("a certificate and its key");
-    TlsAcceptor::from(Arc::new(config))
 }
 
 /// The settings for a server behind a front, trusting what is in a file.
