@@ -135,8 +135,8 @@ def start(kind, programs, scratch, upstream):
 
 
 def ask_in_vain(server):
-    """The first requests wait for the program itself to be read from the disk. What is compared are
-    empty caches, not processes that have just begun."""
+    """A process answers its first requests more slowly than later ones. What is compared are empty
+    caches, not processes that have just begun."""
     for kind in ("manifests", "blobs"):
         # Each says so in its way; distribution's proxy with status 500.
         with contextlib.suppress(urllib.error.HTTPError):

@@ -7,9 +7,9 @@ use std::{
 
 use crate::runtime::Pieces;
 
-/// Bytes given to the kernel at once. Measured with 32 writers on ext4 in a virtual machine, in one run: with 64 KiB 687
-/// MB/s, with 32 KiB 626, with 8 KiB 578, with 512 KiB 478. The more at once, the larger the folios that the file gets;
-/// contiguous memory for large ones is what a host likes to take back, and has to give again.
+/// Bytes given to the kernel at once. Measured with 32 writers on ext4 in a virtual machine, medians of three in one
+/// run: with 64 KiB 687 MB/s, with 32 KiB 626, with 8 KiB 578, with 512 KiB 478. Why more is slower there is not
+/// established: a single process that only writes is fastest from 256 KiB on.
 const CALL_BYTES: usize = 64 << 10;
 
 /// Writes all of `pieces` where the file's position is.
