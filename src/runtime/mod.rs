@@ -12,6 +12,6 @@ pub(crate) use settings::choices;
 pub use settings::{
     ByteSize, Environment, Problem, Secret, Section, Setting, Settings, SettingsError,
 };
-pub use single_flight::SingleFlight;
+pub use single_flight::{Flight, SingleFlight};
 pub use stream::{BodyError, BodyStream, Pieces, until};
 pub use tasks::{Abandoned, Shutdown, Tasks};

@@ -41,18 +41,23 @@ where
     where
         F: Future<Output = V> + Send + 'static,
     {
-        let mut result = self.join_or_begin(key, work);
-        let value = result.wait_for(Option::is_some).await.map_err(|_panicked| Abandoned)?;
-        value.clone().ok_or(Abandoned)
+        self.begin(key, work).ended().await
     }
 
-    fn join_or_begin<F>(&self, key: K, work: F) -> watch::Receiver<Option<V>>
+    /// The work for `key` that is under way.
+    pub fn running(&self, key: &K) -> Option<Flight<V>> {
+        let flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
+        flights.get(key).map(|result| Flight { result: result.clone() })
+    }
+
+    /// Begins `work` for `key`, unless such work is under way. Nobody need wait for it.
+    pub fn begin<F>(&self, key: K, work: F) -> Flight<V>
     where
         F: Future<Output = V> + Send + 'static,
     {
         let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(result) = flights.get(&key) {
-            return result.clone();
+            return Flight { result: result.clone() };
         }
         let (sender, result) = watch::channel(None);
         flights.insert(key.clone(), result.clone());
@@ -63,7 +68,24 @@ where
             drop(landing);
             sender.send_replace(Some(value));
         });
-        result
+        Flight { result }
+    }
+}
+
+/// Work that was begun. Dropping it leaves the work running.
+#[derive(Clone, Debug)]
+pub struct Flight<V> {
+    result: watch::Receiver<Option<V>>,
+}
+
+impl<V: Clone> Flight<V> {
+    /// The result, once there is one.
+    ///
+    /// # Errors
+    /// [`Abandoned`] if the work panicked.
+    pub async fn ended(mut self) -> Result<V, Abandoned> {
+        let value = self.result.wait_for(Option::is_some).await.map_err(|_panicked| Abandoned)?;
+        value.clone().ok_or(Abandoned)
     }
 }
 
@@ -112,6 +134,21 @@ mod tests {
         assert_eq!(all.await, [Ok(1); 10]);
         gate.add_permits(1);
         assert_eq!(flights.run("same", work()).await, Ok(2));
+    }
+
+    #[tokio::test]
+    async fn what_was_begun_runs_until_it_ends_and_can_be_waited_for() {
+        let flights = SingleFlight::new("test", Tasks::new());
+        assert!(flights.running(&"key").is_none());
+        let gate = Arc::new(Semaphore::new(0));
+        let opened = Arc::clone(&gate);
+        let work = async move { opened.acquire().await.map_or(0, |_permit| 7) };
+        drop(flights.begin("key", work));
+        let running = flights.running(&"key").expect("it was begun");
+        gate.add_permits(1);
+        assert_eq!(running.clone().ended().await, Ok(7));
+        assert!(flights.running(&"key").is_none());
+        assert_eq!(running.ended().await, Ok(7));
     }
 
     #[tokio::test]

@@ -151,12 +151,22 @@ impl<U> Mirror<U> {
         (self.file_of(digest).is_file(), self.root().join(link).is_file())
     }
 
+    /// Waits until where a tag points is kept, which nobody who asked for it waits for.
+    pub(crate) async fn assert_keeps_tag(&self, tag: &str) {
+        let kept = until(async || self.tag_link(tag).is_file()).await;
+        assert!(kept, "{tag} is not kept");
+    }
+
+    fn tag_link(&self, tag: &str) -> PathBuf {
+        let tags = format!("repositories/{NAME}/{REPOSITORY}/_manifests/tags");
+        self.root().join(tags).join(tag).join("current/link")
+    }
+
     /// Restarts the node with what the upstream last said about a tag so old. Only on a directory.
     pub(crate) async fn age_tag(&mut self, tag: &str, age: Duration) {
         // Which completes what is being kept, and forgets what is known.
         self.node.restart().await;
-        let tags = self.root().join(format!("repositories/{NAME}/{REPOSITORY}/_manifests/tags"));
-        let link = File::options().write(true).open(tags.join(tag).join("current/link"));
+        let link = File::options().write(true).open(self.tag_link(tag));
         let dated = link.expect("the tag is held").set_modified(SystemTime::now() - age);
         dated.expect("a file can be dated");
     }

@@ -82,6 +82,7 @@ async fn tags_are_listed_as_they_were_while_the_upstream_is_gone() {
         let listed = mirror.get("tags/list").await;
         assert!(!is_stale(&listed));
         assert_eq!(tags_of(listed).await, ["v1", "v2"]);
+        mirror.assert_keeps_tag("v2").await;
         mirror.upstream.stop().await;
         let listed = mirror.get("tags/list").await;
         assert!(is_stale(&listed));
@@ -194,6 +195,7 @@ async fn referrers_are_listed_as_they_were_while_the_upstream_is_gone() {
     both.sort();
     assert_eq!(digests_of(mirror.get(&path).await).await, both);
     assert_eq!(mirror.get(&format!("manifests/{held}")).await.status(), 200);
+    mirror.assert_keeps_manifest(&held.parse().expect("a digest")).await;
     mirror.upstream.stop().await;
     let listed = mirror.get(&path).await;
     assert!(is_stale(&listed));

@@ -31,6 +31,7 @@ async fn a_manifest_is_kept_byte_by_byte_however_it_is_written() {
         mirror.assert_keeps_manifest(&digest).await;
         // From the storage, and from nowhere else.
         mirror.pull(&Image { digest, manifest: odd.clone(), ..image }).await;
+        mirror.assert_keeps_tag("v1").await;
         mirror.upstream.stop().await;
         let upstream = mirror.upstream;
         let next = Mirror { upstream, node: mirror.node.sibling().await };

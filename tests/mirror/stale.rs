@@ -78,6 +78,7 @@ async fn an_upstream_whose_certificate_is_not_trusted_is_as_good_as_gone() {
     let mirror = Mirror::start(Backend::Directory, "tag_ttl: 0s").await;
     let image = mirror.put_image("v1", 1000);
     pull(&mirror, &image).await;
+    mirror.assert_keeps_tag("v1").await;
     let stranger = FakeUpstream::start_with(Tls::Anybody).await;
     let mut config = mirror.node.config();
     config.upstreams.upstreams[0].urls = vec![stranger.url().parse().unwrap()];

@@ -136,6 +136,7 @@ async fn two_nodes_on_one_storage_ask_for_a_tag_once() {
         let mirror = Mirror::start(backend, "").await;
         let image = mirror.put_image("v1", 10);
         assert_eq!(read(mirror.get("manifests/v1").await).await, (200, image.manifest.clone()));
+        mirror.assert_keeps_tag("v1").await;
         let upstream = mirror.upstream;
         let second = Mirror { upstream, node: mirror.node.sibling().await };
         for path in ["manifests/v1".to_owned(), format!("manifests/{}", image.digest)] {

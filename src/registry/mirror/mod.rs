@@ -24,7 +24,7 @@ use crate::{
 };
 use lists::Lists;
 pub use manifests::ServedManifest;
-use manifests::{Confirmations, Fetches};
+use manifests::{Confirmations, Fetches, Keeping};
 use metrics::MirrorMetrics;
 use tags::Tags;
 
@@ -43,6 +43,7 @@ pub(super) struct Mirrors {
     upstreams: Upstreams,
     tags: Tags,
     fetches: Fetches,
+    keeping: Keeping,
     /// When the other registry last said that it has this digest.
     confirmed: Cache<Place, Instant>,
     /// When it last said that it does not.
@@ -59,6 +60,7 @@ impl Mirrors {
             upstreams,
             tags: Tags::new(tasks),
             fetches: Fetches::new("fetch manifest", tasks.clone()),
+            keeping: Keeping::new("keep a manifest", tasks.clone()),
             confirmed: Cache::new(KNOWN_DIGESTS),
             denied: Cache::new(KNOWN_DIGESTS),
             sizes: SingleFlight::new("ask for a blob", tasks.clone()),

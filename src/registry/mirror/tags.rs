@@ -8,14 +8,11 @@ use std::{
 use moka::future::Cache;
 use tokio::time::Instant;
 
-use super::{
-    Freshness, Mirrored,
-    manifests::{Kept, ServedManifest, kept},
-};
+use super::{Freshness, Mirrored, manifests::ServedManifest};
 use crate::{
     oci::{Digest, Reference, RepositoryName, Tag},
     registry::{Error, StoredManifest},
-    runtime::{SingleFlight, Tasks},
+    runtime::{Flight, SingleFlight, Tasks},
     storage::layout,
     upstream::{self, Policy},
 };
@@ -91,14 +88,7 @@ impl Mirrored {
             TagState::Absent => {
                 Err(Error::ManifestUnknown { reference: Reference::Tag(tag.clone()) })
             }
-            TagState::Present(digest) => {
-                // What is not held as a whole may be refused now, though the tag is what it was.
-                if let Some(stored) = self.known_manifest(&digest).await {
-                    self.assure(&stored).await?;
-                    return Ok(ServedManifest { stored, freshness: Freshness::Current });
-                }
-                self.manifest_by_digest(&digest).await
-            }
+            TagState::Present(digest) => self.manifest_by_digest(&digest).await,
             TagState::Stale(HeldTag { digest, .. }, why) => {
                 let stored = self.held_whole(&digest).await?.ok_or(Error::Shared(why))?;
                 Ok(ServedManifest { stored, freshness: Freshness::Stale })
@@ -108,7 +98,7 @@ impl Mirrored {
 
     /// The manifest if it and everything it refers to is held.
     async fn held_whole(&self, digest: &Digest) -> Result<Option<Arc<StoredManifest>>, Error> {
-        match self.local.manifest_by_digest(digest).await {
+        match self.held_manifest(digest).await {
             Ok(stored) => Ok(self.is_complete(&stored).await?.then_some(stored)),
             Err(Error::ManifestUnknown { .. }) => Ok(None),
             Err(error) => Err(error),
@@ -152,7 +142,7 @@ impl Mirrored {
     /// A tag that nothing is known of: its manifest says it all.
     async fn fetch_tag(&self, tag: &Tag) -> Result<KnownTag, Error> {
         match self.fetch_manifest(Reference::Tag(tag.clone())).await {
-            Ok(fetched) => Ok(self.pointed(tag, fetched.stored.digest, fetched.kept)),
+            Ok(fetched) => Ok(self.pointed(tag, fetched.stored.digest, fetched.keeping)),
             Err(error) if error.is_manifest_unknown() => Ok(KnownTag::now(TagState::Absent)),
             Err(error) => Err(error),
         }
@@ -163,14 +153,14 @@ impl Mirrored {
         let moved_to = match self.upstream.head_manifest(&self.remote, &reference).await {
             Ok(head) if head.digest == Some(held.digest) => {
                 self.confirm(&held.digest).await;
-                return Ok(self.pointed(tag, held.digest, kept()));
+                return Ok(self.pointed(tag, held.digest, None));
             }
             Ok(head) => head.digest.map_or(reference, Reference::Digest),
             Err(error) if error.is_not_found() => return Ok(KnownTag::now(TagState::Absent)),
             Err(error) => return self.stale(tag, held, error),
         };
         match self.fetch_manifest(moved_to).await {
-            Ok(fetched) => Ok(self.pointed(tag, fetched.stored.digest, fetched.kept)),
+            Ok(fetched) => Ok(self.pointed(tag, fetched.stored.digest, fetched.keeping)),
             Err(error) if held.age < self.upstream.policy().max_stale => {
                 Ok(KnownTag::now(TagState::Stale(held, Arc::new(error))))
             }
@@ -187,12 +177,16 @@ impl Mirrored {
         Ok(KnownTag::now(TagState::Stale(held, Arc::new(error.into()))))
     }
 
-    /// Notes where a tag points, in the storage as soon as the manifest is `kept` there. The date of the link
-    /// tells every process when it was asked for.
-    fn pointed(&self, tag: &Tag, digest: Digest, kept: Kept) -> KnownTag {
+    /// Notes where a tag points, in the storage as soon as the manifest is there. The date of the link tells every
+    /// process when it was asked for.
+    fn pointed(&self, tag: &Tag, digest: Digest, keeping: Option<Flight<bool>>) -> KnownTag {
         let (mirrored, tag) = (self.clone(), tag.clone());
         self.registry.tasks.spawn("point a tag", async move {
-            if kept.await {
+            let kept = match keeping {
+                Some(keeping) => keeping.ended().await.unwrap_or(false),
+                None => true,
+            };
+            if kept {
                 mirrored.point(&tag, &digest).await;
             }
         });
