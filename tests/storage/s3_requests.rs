@@ -286,6 +286,30 @@ async fn buffers_are_paid_for_and_given_back() {
 }
 
 #[tokio::test]
+async fn however_many_write_there_is_memory_to_read() {
+    const TOTAL: u64 = 16 << 20;
+    let server = S3Server::start().await;
+    let budget = ByteBudget::new(TOTAL);
+    let s3 = S3::connect(config(&server), budget.clone()).await.unwrap();
+    s3.put(&key("a/read"), pattern(10, 1)).await.unwrap();
+    let writing = (0..8).map(async |index| {
+        let mut writer = s3.write(&key(&format!("a/{index}")), expecting(None)).await.unwrap();
+        writer.write(Bytes::from_static(b"x")).await.unwrap();
+        writer
+    });
+    let mut writing: Vec<_> = writing.map(Box::pin).collect();
+    let mut held = Vec::new();
+    for write in &mut writing {
+        if let std::task::Poll::Ready(writer) = futures_util::poll!(write) {
+            held.push(writer);
+        }
+    }
+    assert_eq!(held.len(), 2, "of 5 MiB each, in three quarters of the budget");
+    assert_eq!(read(&s3, &key("a/read"), None).await.unwrap(), pattern(10, 1));
+    assert_eq!(budget.free_bytes(), TOTAL - 2 * PART_BYTES as u64);
+}
+
+#[tokio::test]
 async fn a_budget_smaller_than_a_part_is_slow_and_not_stuck() {
     let server = S3Server::start().await;
     let s3 = S3::connect(config(&server), ByteBudget::new(1 << 20)).await.unwrap();

@@ -28,11 +28,17 @@ const SLOWEST_BYTES_PER_SECOND: u64 = 256 << 10;
 /// How much longer than others those requests may take that make S3 move bytes on its own side.
 const SERVER_SIDE_FACTOR: u32 = 10;
 
+/// Quarters of the budget that writing may take. One upload holds a hundred times what a download does; without a
+/// limit, a hundred uploads had some of a hundred downloads wait until they were refused.
+const WRITE_QUARTERS: u64 = 3;
+
 /// A bucket and what it takes to talk to it.
 pub(super) struct Bucket {
     pub(super) client: Client,
     pub(super) config: Config,
     pub(super) budget: ByteBudget,
+    /// What writing may take of it.
+    write_budget: ByteBudget,
     /// What goes on after a writer was dropped.
     pub(super) tasks: Tasks,
     /// Set when the server was found not to know batch deletes.
@@ -46,7 +52,17 @@ impl Bucket {
         let client = client::connect(&config).await?;
         let (tasks, deletes_one_by_one, bookmarks) = Default::default();
         let buffers = Buffers::new();
-        Ok(Self { client, config, budget, tasks, deletes_one_by_one, bookmarks, buffers })
+        let write_budget = budget.part(budget.total_bytes() / 4 * WRITE_QUARTERS);
+        Ok(Self {
+            client,
+            config,
+            budget,
+            write_budget,
+            tasks,
+            deletes_one_by_one,
+            bookmarks,
+            buffers,
+        })
     }
 
     /// The bucket's name.
@@ -66,7 +82,7 @@ impl Bucket {
     /// write to it holds some of the budget already, and must not wait for itself.
     pub(super) async fn reserve(&self, bytes: u64) -> Permit {
         let most = self.budget.total_bytes() / PARTS_IN_BUFFERS;
-        self.budget.acquire(bytes.min(most)).await
+        self.write_budget.acquire(bytes.min(most)).await
     }
 
     /// A spool on this machine's disk.
