@@ -293,7 +293,8 @@ async fn however_many_write_there_is_memory_to_read() {
     let s3 = S3::connect(config(&server), budget.clone()).await.unwrap();
     s3.put(&key("a/read"), pattern(10, 1)).await.unwrap();
     let writing = (0..8).map(async |index| {
-        let mut writer = s3.write(&key(&format!("a/{index}")), expecting(None)).await.unwrap();
+        let at = key(format!("a/{index}"));
+        let mut writer = s3.write(&at, expecting(None)).await.unwrap();
         writer.write(Bytes::from_static(b"x")).await.unwrap();
         writer
     });
