@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    api, registry,
+    api, cache, registry,
     runtime::{ByteSize, Environment, Section, Settings, SettingsError},
     storage, telemetry, upstream,
 };
@@ -32,6 +32,8 @@ pub struct Config {
     pub registry: registry::Config,
     /// Section `memory`.
     pub memory: MemoryConfig,
+    /// Section `cache`.
+    pub cache: cache::Config,
     /// List `upstreams`.
     pub upstreams: upstream::Config,
 }
@@ -103,6 +105,7 @@ impl Config {
             storage: storage::Config::read(&mut root.section("storage")),
             registry: registry::Config::read(&mut root.section("registry")),
             memory: MemoryConfig::read(&mut root.section("memory")),
+            cache: cache::Config::read(&mut root.section("cache")),
             upstreams: upstream::Config::read(&mut root),
         };
         config.check_listeners(&root);

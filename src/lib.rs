@@ -1,6 +1,7 @@
 #![doc = include_str!("ARCHITECTURE.md")]
 
 pub mod api;
+pub mod cache;
 pub mod cli;
 pub mod config;
 pub mod content;

@@ -7,7 +7,9 @@ use std::{collections::BTreeMap, io, net::SocketAddr, sync::Arc};
 
 use crate::{
     api::{Admin, Api, Face, Listener, Readiness},
+    cache::Pond,
     config::Config,
+    content::ContentStore,
     registry::{self, Registry},
     runtime::{ByteBudget, Shutdown, Tasks},
     storage::{self, Metered, SharedStorage},
@@ -58,16 +60,19 @@ impl Server {
         let metrics = prometheus::Registry::new();
         let tasks = Tasks::new();
         let budget = ByteBudget::new(config.memory.buffers.0);
-        let driver = storage::Driver::open(&config.storage, budget).await?;
+        let driver = storage::Driver::open(&config.storage, budget.clone()).await?;
         let shared: SharedStorage = Arc::new(Metered::new(driver.shared(), &metrics));
         tracing::info!(storage = %shared, "storage is open");
         let upstreams = Upstreams::new(&config.upstreams, &tasks, &metrics)?;
-        let registry = Registry::new(
-            config.registry.clone(),
-            Arc::clone(&shared),
-            upstreams,
-            (&tasks, &metrics),
-        );
+        let content =
+            ContentStore::new(Arc::clone(&shared), config.registry.known_for, tasks.clone());
+        let content = match &config.storage {
+            // What lies in files of this machine is in the kernel's memory already.
+            storage::Config::Directory { .. } => content,
+            storage::Config::S3(_) => content.through(Pond::new(&config.cache, &metrics), budget),
+        };
+        let registry =
+            Registry::new(config.registry.clone(), content, upstreams, (&tasks, &metrics));
         registry::register_metrics(&registry, &metrics);
         let settings = (config.api.clone(), hosts(&config));
         let api = Arc::new(Api::new(Arc::clone(&registry), settings, tasks.clone(), &metrics));

@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use futures_util::{Stream, StreamExt, stream};
+use futures_util::{Stream, StreamExt, TryStreamExt, stream};
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -18,9 +18,10 @@ use super::{
     sendfile::{Data, FileLane},
 };
 use crate::{
+    content::ContentBytes,
     registry,
-    runtime::{BodyError, BodyStream, Tasks},
-    storage::{self, FilePiece, ObjectBytes, ObjectStream},
+    runtime::{BodyError, BodyStream, FilePiece, Tasks},
+    storage::{self, ObjectBytes, ObjectStream},
 };
 
 /// The body of an answer. What its buffers cost is inside the stream and is given back when it ends.
@@ -52,7 +53,7 @@ enum Parts {
     },
 }
 
-type FilePieces = Pin<Box<dyn Stream<Item = io::Result<FilePiece>> + Send>>;
+type FilePieces = Pin<Box<dyn Stream<Item = Result<FilePiece, Error>> + Send>>;
 
 impl Parts {
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Data, Error>>> {
@@ -62,7 +63,7 @@ impl Parts {
             }
             Self::File { pieces, lane } => {
                 let polled = pieces.as_mut().poll_next(context);
-                polled.map_ok(|piece| lane.send(piece)).map_err(Error::from)
+                polled.map_ok(|piece| lane.send(piece))
             }
         }
     }
@@ -102,13 +103,18 @@ impl Body {
     /// # Errors
     /// If there is no memory for them.
     pub(super) async fn opened(
-        bytes: ObjectBytes,
+        bytes: ContentBytes,
         length_bytes: u64,
         lane: Option<&FileLane>,
     ) -> Result<Self, registry::Error> {
         let parts = match (bytes, lane) {
-            (ObjectBytes::File(file), Some(lane)) => {
-                Parts::File { pieces: file.into_bytes().pieces().boxed(), lane: lane.clone() }
+            (ContentBytes::Object(ObjectBytes::File(file)), Some(lane)) => {
+                let pieces = file.into_bytes().pieces().map_err(Error::from);
+                Parts::File { pieces: pieces.boxed(), lane: lane.clone() }
+            }
+            (ContentBytes::Chunks(chunks), Some(lane)) => {
+                let pieces = chunks.pieces().map_err(Error::from);
+                Parts::File { pieces: pieces.boxed(), lane: lane.clone() }
             }
             (bytes, _) => Parts::Stream(bytes.into_stream().await?),
         };

@@ -25,7 +25,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::storage::FilePiece;
+use crate::runtime::FilePiece;
 
 /// Most bytes that one stand-in can stand for.
 const REGION_BYTES: usize = 4 << 20;

@@ -19,7 +19,7 @@ use super::{Content, Error, Remote, intake::Written};
 use crate::{
     oci::{ByteRange, Digest},
     runtime::{Abandoned, Tasks},
-    storage::{self, Fault, ObjectBytes, ObjectStream, Spool, SpoolWindow, layout},
+    storage::{self, Fault, ObjectStream, Spool, SpoolWindow, layout},
 };
 
 /// Bytes at the end that nobody gets before all of them are verified.
@@ -99,12 +99,12 @@ impl Fill {
         let is_far =
             range.start > self.progress.borrow().readable_bytes().saturating_add(FAR_BYTES);
         if is_far && let Some(stream) = self.remote.open_range(&self.digest, range.clone()).await {
-            return Ok(Content { size_bytes, range, bytes: ObjectBytes::Stream(stream) });
+            return Ok(Content { size_bytes, range, bytes: stream.into() });
         }
         let window = spool.window(range.end - range.start).await?;
         let reader =
             Reader { digest: self.digest, progress: self.progress, window, range: range.clone() };
-        Ok(Content { size_bytes, range, bytes: ObjectBytes::Stream(reader.stream()) })
+        Ok(Content { size_bytes, range, bytes: reader.stream().into() })
     }
 
     /// Waits until the fill is over, well or badly, and its content kept, if it will be.

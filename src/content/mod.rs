@@ -3,6 +3,8 @@
 //! Nothing here knows repositories. Bytes become readable under a digest only after hashing to it.
 
 mod ahead;
+mod bytes;
+mod chunked;
 mod error;
 mod fill;
 mod hash;
@@ -13,6 +15,8 @@ mod source;
 mod store;
 mod transfer;
 
+pub use bytes::ContentBytes;
+pub use chunked::ChunkBytes;
 pub use error::Error;
 pub use fill::Fill;
 pub use receive::Received;

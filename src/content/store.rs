@@ -1,20 +1,22 @@
 //! Content by digest, on the shared storage.
 
-use std::{fmt, ops::Range, time::Duration};
+use std::{fmt, ops::Range, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::TryStreamExt;
 use moka::future::Cache;
 
 use super::{
-    Error, Received,
+    ContentBytes, Error, Received,
+    chunked::Chunked,
     fill::Fills,
     hash::{HashPipeline, HashThreads},
 };
 use crate::{
+    cache::Pond,
     oci::{ByteRange, Digest, Hasher},
-    runtime::{BodyStream, Tasks},
-    storage::{self, ObjectBytes, Opened, Piece, SharedStorage, WriteOptions, layout},
+    runtime::{BodyStream, ByteBudget, Tasks},
+    storage::{self, Opened, Piece, SharedStorage, WriteOptions, layout},
 };
 
 /// Sizes remembered at once. An entry is about 200 bytes.
@@ -34,7 +36,7 @@ pub struct Content {
     /// Which of its bytes follow.
     pub range: Range<u64>,
     /// The bytes. They end in an error if not all of them can be given.
-    pub bytes: ObjectBytes,
+    pub bytes: ContentBytes,
 }
 
 impl fmt::Debug for Content {
@@ -52,6 +54,8 @@ pub struct ContentStore {
     pub(super) sizes: Cache<Digest, u64>,
     hash_threads: HashThreads,
     pub(super) fills: Fills,
+    /// For a storage that is not a directory of this machine's.
+    chunked: Option<Arc<Chunked>>,
 }
 
 impl ContentStore {
@@ -60,7 +64,23 @@ impl ContentStore {
     #[must_use]
     pub fn new(storage: SharedStorage, known_for: Duration, tasks: Tasks) -> Self {
         let sizes = Cache::builder().max_capacity(KNOWN_SIZES).time_to_live(known_for).build();
-        Self { storage, sizes, hash_threads: HashThreads::start(), fills: Fills::new(tasks) }
+        let (hash_threads, fills) = (HashThreads::start(), Fills::new(tasks));
+        Self { storage, sizes, hash_threads, fills, chunked: None }
+    }
+
+    /// The same, read in chunks through `pond`. Where these cannot be sent from its memory, buffers are paid for
+    /// from `budget`.
+    #[must_use]
+    pub fn through(self, pond: Pond<storage::Error>, budget: ByteBudget) -> Self {
+        let (storage, tasks) = (Arc::clone(&self.storage), self.fills.tasks.clone());
+        let chunked = Chunked::new(pond, storage, (budget, tasks));
+        Self { chunked: Some(Arc::new(chunked)), ..self }
+    }
+
+    /// Where it lies.
+    #[must_use]
+    pub const fn storage(&self) -> &SharedStorage {
+        &self.storage
     }
 
     /// Length of the content in bytes.
@@ -82,9 +102,16 @@ impl ContentStore {
     /// # Errors
     /// [`Error::Unknown`], [`Error::RangeOutside`], or a fault of the storage.
     pub async fn open(&self, digest: &Digest, range: Option<ByteRange>) -> Result<Content, Error> {
+        if let Some(chunked) = &self.chunked {
+            let opened = chunked.open(digest, range).await;
+            let (size_bytes, bytes) = opened.map_err(|error| named(error, digest))?;
+            let (range, bytes) = (bytes.range(), ContentBytes::Chunks(Box::new(bytes)));
+            return Ok(Content { size_bytes, range, bytes });
+        }
         let opened = self.storage.open(&layout::blob(digest), range).await;
         let Opened { meta, range, bytes } = opened.map_err(|error| named(error, digest))?;
         self.sizes.insert(*digest, meta.size_bytes).await;
+        let bytes = ContentBytes::Object(bytes);
         Ok(Content { size_bytes: meta.size_bytes, range, bytes })
     }
 

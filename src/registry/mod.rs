@@ -63,19 +63,21 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// The registry on `storage`, and mirror of `upstreams`. Its background work runs in `tasks`.
+    /// The registry on `content` and the storage below it, and mirror of `upstreams`. Its background work runs in
+    /// `tasks`.
     ///
     /// # Panics
     /// If its metrics are already registered: there is one registry in a process.
     #[must_use]
     pub fn new(
         config: Config,
-        storage: SharedStorage,
+        content: ContentStore,
         upstreams: Upstreams,
         (tasks, metrics): (&Tasks, &prometheus::Registry),
     ) -> Arc<Self> {
+        let storage = Arc::clone(content.storage());
         Arc::new(Self {
-            content: ContentStore::new(Arc::clone(&storage), config.known_for, tasks.clone()),
+            content,
             links: Links::new(Arc::clone(&storage), config.known_for),
             manifests: ManifestMemory::new(config.manifest_memory),
             subjects: Subjects::new(),

@@ -2,12 +2,16 @@
 //! and reading settings. Nothing here knows what a registry is.
 
 mod budget;
+mod buffers;
+mod file_piece;
 mod settings;
 mod single_flight;
 mod stream;
 mod tasks;
 
 pub use budget::{BudgetExhausted, ByteBudget, Permit};
+pub(crate) use buffers::{BufferPool, Buffers, WINDOW_PIECES};
+pub use file_piece::FilePiece;
 pub(crate) use settings::choices;
 pub use settings::{
     ByteSize, Environment, Problem, Secret, Section, Setting, Settings, SettingsError,

@@ -1,9 +1,11 @@
 //! What can go wrong with storage.
 
+use std::sync::Arc;
+
 use super::Key;
 
 /// A failed storage operation.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// There is no object at this key.
     #[error("nothing is stored at {key}")]
@@ -30,7 +32,7 @@ pub enum Error {
         fault: Fault,
         /// What the driver said.
         #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
+        source: Arc<dyn std::error::Error + Send + Sync>,
     },
 }
 
@@ -87,7 +89,7 @@ impl Error {
         fault: Fault,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
-        Self::Failed { operation, key: key.clone(), fault, source: source.into() }
+        Self::Failed { operation, key: key.clone(), fault, source: source.into().into() }
     }
 
     /// Whether the same call may well succeed a little later.

@@ -1,11 +1,12 @@
 //! Bytes of a file on their way to a socket, without coming through this process.
 
-use std::{fmt, fs::File, io, ops::Range, os::fd::AsFd, os::unix::fs::FileExt, sync::Arc};
+use std::{fmt, fs::File, io, ops::Range, os::unix::fs::FileExt, sync::Arc};
 
 use futures_util::{Stream, stream};
 use rustix::fs::Advice;
 
 use super::cached::is_cached;
+use crate::runtime::FilePiece;
 
 /// Bytes of one piece. Between two of them others have their turn.
 const PIECE_BYTES: u64 = 1 << 20;
@@ -55,7 +56,7 @@ impl FileBytes {
             read.await.map_err(io::Error::other).flatten()?;
         }
         self.range.start = piece.end;
-        Ok(Some(FilePiece { file: Arc::clone(&self.file), range: piece }))
+        Ok(Some(FilePiece::new(Arc::clone(&self.file), piece)))
     }
 }
 
@@ -75,47 +76,6 @@ fn load(file: &File, piece: &Range<u64>) -> io::Result<()> {
         file.read_exact_at(&mut byte, at)?;
     }
     Ok(())
-}
-
-/// Bytes of a file that the kernel most likely has in memory.
-pub struct FilePiece {
-    file: Arc<File>,
-    range: Range<u64>,
-}
-
-impl FilePiece {
-    /// Bytes that have not been sent.
-    #[must_use]
-    pub const fn len(&self) -> u64 {
-        self.range.end - self.range.start
-    }
-
-    /// Whether all bytes have been sent.
-    #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Sends as many bytes as `socket` takes without waiting, and says how many those were.
-    ///
-    /// # Errors
-    /// As sending fails; `WouldBlock` if the socket takes none now; `UnexpectedEof` if the file has become shorter.
-    pub fn send(&mut self, socket: impl AsFd) -> io::Result<usize> {
-        let mut offset = self.range.start;
-        let length = usize::try_from(self.len()).unwrap_or(usize::MAX);
-        let sent = rustix::fs::sendfile(socket, &self.file, Some(&mut offset), length)?;
-        if sent == 0 && length > 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        self.range.start = offset;
-        Ok(sent)
-    }
-}
-
-impl fmt::Debug for FilePiece {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FilePiece").field("range", &self.range).finish_non_exhaustive()
-    }
 }
 
 #[cfg(test)]
@@ -149,16 +109,5 @@ mod tests {
         near.read_to_end(&mut received).unwrap();
         sending.join().unwrap();
         assert!(received == bytes[range.start as usize..range.end as usize]);
-    }
-
-    #[test]
-    fn a_file_that_became_shorter_is_an_error_and_no_end() {
-        let file = tempfile::tempfile().unwrap();
-        file.set_len(10).unwrap();
-        let mut piece = FilePiece { file: Arc::new(file), range: 5..20 };
-        let (_near, far) = UnixStream::pair().unwrap();
-        assert_eq!(piece.send(&far).unwrap(), 5);
-        let error = piece.send(&far).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
     }
 }

@@ -3,7 +3,6 @@
 //! [`Storage`] is implemented by a directory ([`fs`]) and by S3 ([`s3`]); both pass the suite in
 //! `tests/`, plain and wrapped in fault injection. [`layout`] alone knows which key holds what.
 
-mod buffers;
 mod cached;
 mod config;
 mod error;
@@ -30,7 +29,7 @@ use futures_util::{Stream, TryStreamExt};
 
 pub use config::{Config, Driver};
 pub use error::{Error, Fault};
-pub use file_bytes::{FileBytes, FilePiece};
+pub use file_bytes::FileBytes;
 pub use key::{InvalidKey, Key};
 pub use metered::Metered;
 pub use spool::{Spool, SpoolWindow, SpoolWrite};
@@ -39,7 +38,7 @@ use crate::{oci::ByteRange, runtime::Pieces};
 
 /// How long a reader waits for memory before it is told to come back later: clients give up after 15 to 30
 /// seconds without an answer.
-const READ_PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const READ_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Objects under keys, in a flat namespace whose `/` only matters to listings.
 ///

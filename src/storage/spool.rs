@@ -12,13 +12,8 @@ use std::{
 use bytes::Bytes;
 use tokio::task::JoinHandle;
 
-use super::{
-    Error, Fault, READ_PATIENCE,
-    buffers::{BufferPool, Buffers, WINDOW_PIECES},
-    cached::read_cached,
-    layout, vectored,
-};
-use crate::runtime::{ByteBudget, Permit, Pieces};
+use super::{Error, Fault, READ_PATIENCE, cached::read_cached, layout, vectored};
+use crate::runtime::{BufferPool, Buffers, ByteBudget, Permit, Pieces, WINDOW_PIECES};
 
 /// A file that is written piece by piece while others read what it has. [`super::Storage::adopt`] makes it an object; if
 /// it is dropped before, nothing is left of it. Cloning shares it.

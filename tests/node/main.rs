@@ -29,6 +29,7 @@ macro_rules! on_both_backends {
 mod admin;
 mod blobs;
 mod catalog;
+mod chunks;
 mod client;
 mod connections;
 mod content;

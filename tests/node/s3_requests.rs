@@ -150,11 +150,11 @@ async fn a_cold_blob_is_its_link_and_one_read() {
     requests(&node);
     node.pull_blob("a", &digest).await;
     assert_eq!(requests(&node), [GET_DATA, GET_LAYER]);
+    // From then on its bytes are here.
     node.pull_blob("a", &digest).await;
-    assert_eq!(requests(&node), [GET_DATA]);
     let get = node.get(&format!("/v2/a/blobs/{digest}")).header("range", "bytes=5-9");
     get.expect(206).await;
-    assert_eq!(requests(&node), [GET_DATA]);
+    assert_eq!(requests(&node), [""; 0]);
     // Whoever pushed it knows the link.
     pusher.pull_blob("a", &digest).await;
     assert_eq!(requests(&node), [GET_DATA]);

@@ -6,6 +6,7 @@ use std::{
 };
 
 use millpond::{
+    content::ContentStore,
     oci::{Algorithm, RepositoryName, UploadId},
     registry::Registry,
     runtime::{ByteBudget, Tasks},
@@ -41,7 +42,8 @@ async fn purge(node: &TestNode, later: Duration) -> u64 {
         let metrics = prometheus::Registry::new();
         let upstreams =
             Upstreams::new(&config.upstreams, &tasks, &metrics).expect("there are none");
-        Registry::new(config.registry, driver.shared(), upstreams, (&tasks, &metrics))
+        let content = ContentStore::new(driver.shared(), config.registry.known_for, tasks.clone());
+        Registry::new(config.registry, content, upstreams, (&tasks, &metrics))
     };
     let found = registry.purge_uploads(SystemTime::now() + later).await.unwrap();
     drop(registry);

@@ -93,7 +93,7 @@ async fn a_file_that_cannot_be_used_is_named() {
         let config = trusting(&server, &front, Some(file(name)));
         let error = S3::connect(config, ByteBudget::new(48 << 20)).await.unwrap_err();
         let Error::Failed { source, .. } = error else { panic!("{error:?}") };
-        let error = source.downcast::<CaError>().expect("an error about certificates");
+        let error = source.downcast_ref::<CaError>().expect("an error about certificates");
         let text = error.to_string();
         assert!(text.starts_with("storage.s3.ca_file: ") && text.contains(told), "{text}");
     }

@@ -22,9 +22,12 @@ use bytes::Bytes;
 
 use super::{
     Error, Fault, Key, ListQuery, Listing, ObjectMeta, Opened, Piece, Purge, Spool, Storage,
-    WriteOptions, Writer, buffers::Buffers, cached::open_cached, layout, spool::SpoolFile,
+    WriteOptions, Writer, cached::open_cached, layout, spool::SpoolFile,
 };
-use crate::{oci::ByteRange, runtime::ByteBudget};
+use crate::{
+    oci::ByteRange,
+    runtime::{Buffers, ByteBudget},
+};
 
 /// A directory that holds all objects.
 #[derive(Clone, Debug)]

@@ -18,7 +18,6 @@ use bytes::Bytes;
 use futures_util::stream;
 use tokio::task::JoinHandle;
 
-use super::super::buffers::{BufferPool, Buffers, WINDOW_PIECES};
 use super::super::cached::{is_cached, open_cached, read_cached};
 use super::super::{
     Error, Fault, FileBytes, Key, ObjectBytes, ObjectMeta, ObjectStream, Opened, READ_PATIENCE,
@@ -26,7 +25,7 @@ use super::super::{
 use super::{blocking, failed, object_meta};
 use crate::{
     oci::ByteRange,
-    runtime::{ByteBudget, Permit},
+    runtime::{BufferPool, Buffers, ByteBudget, Permit, WINDOW_PIECES},
 };
 
 /// So many bytes are read while the object is opened: at most one visit to the blocking pool for links and

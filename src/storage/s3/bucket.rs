@@ -18,8 +18,8 @@ use super::{
     fault::failed,
 };
 use crate::{
-    runtime::{ByteBudget, Permit, Pieces, Tasks},
-    storage::{Error, Fault, Key, ObjectMeta, Spool, buffers::Buffers, spool::SpoolFile},
+    runtime::{Buffers, ByteBudget, Permit, Pieces, Tasks},
+    storage::{Error, Fault, Key, ObjectMeta, Spool, spool::SpoolFile},
 };
 
 /// Rate at which even a slow line sends a body.

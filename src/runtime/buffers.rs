@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
-use crate::runtime::ByteBudget;
+use super::ByteBudget;
 
 /// Bytes read at once while few are reading. Measured: half as much costs half as much processor time again,
 /// twice as much gains nothing.
@@ -14,27 +14,27 @@ const LARGE_PIECE_BYTES: usize = 256 << 10;
 const SMALL_PIECE_BYTES: usize = 64 << 10;
 
 /// Pieces of one stream in memory: one that is being sent, one that waits for it, one that is being read.
-pub(super) const WINDOW_PIECES: u64 = 3;
+pub(crate) const WINDOW_PIECES: u64 = 3;
 
 /// Free buffers that are kept. More are in use at times; those are given back to the allocator.
 const KEPT_BUFFERS: usize = 48;
 
 /// Buffers for pieces of both sizes.
 #[derive(Clone, Debug)]
-pub(super) struct Buffers {
+pub(crate) struct Buffers {
     large: BufferPool,
     small: BufferPool,
 }
 
 impl Buffers {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let (large, small) =
             (BufferPool::new(LARGE_PIECE_BYTES), BufferPool::new(SMALL_PIECE_BYTES));
         Self { large, small }
     }
 
     /// Large pieces while they leave half of the budget free.
-    pub(super) fn for_stream(&self, budget: &ByteBudget) -> &BufferPool {
+    pub(crate) fn for_stream(&self, budget: &ByteBudget) -> &BufferPool {
         let window_bytes = WINDOW_PIECES * self.large.buffer_bytes() as u64;
         let is_roomy = budget.free_bytes() >= budget.total_bytes() / 2 + window_bytes;
         if is_roomy { &self.large } else { &self.small }
@@ -44,23 +44,23 @@ impl Buffers {
 /// Buffers of one size. Using them again saves the kernel clearing fresh pages for every read, and keeps
 /// the memory of the process where the readers' budget says it is. Cloning shares them.
 #[derive(Clone, Debug)]
-pub(super) struct BufferPool {
+pub(crate) struct BufferPool {
     free: Arc<Mutex<Vec<Vec<u8>>>>,
     buffer_bytes: usize,
 }
 
 impl BufferPool {
-    pub(super) fn new(buffer_bytes: usize) -> Self {
+    pub(crate) fn new(buffer_bytes: usize) -> Self {
         Self { free: Arc::default(), buffer_bytes }
     }
 
     /// Length of a buffer.
-    pub(super) const fn buffer_bytes(&self) -> usize {
+    pub(crate) const fn buffer_bytes(&self) -> usize {
         self.buffer_bytes
     }
 
     /// Has `fill` write up to `length` bytes, at most a buffer's size, and hands them out without a copy.
-    pub(super) fn filled<E>(
+    pub(crate) fn filled<E>(
         &self,
         length: usize,
         fill: impl FnOnce(&mut [u8]) -> Result<(), E>,

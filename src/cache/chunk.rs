@@ -1,0 +1,86 @@
+//! A chunk that can be read, maybe while it comes.
+
+use std::{fmt, sync::Arc};
+
+use tokio::sync::watch;
+
+use super::arena::Block;
+
+/// A chunk that is there, or comes. It can be read by many at once.
+#[derive(Clone)]
+pub struct Chunk<E>(Kind<E>);
+
+#[derive(Clone)]
+enum Kind<E> {
+    Complete(Arc<Block>),
+    Coming(watch::Receiver<Progress<E>>),
+}
+
+/// How far a chunk has come.
+pub(super) enum Progress<E> {
+    /// Nobody has begun yet.
+    Waiting,
+    /// So many bytes from its beginning on can be read.
+    Partial(Arc<Block>, u64),
+    Complete(Arc<Block>),
+    Failed(E),
+}
+
+/// Why a chunk does not come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unfilled<E> {
+    /// Whoever filled it failed, and says why.
+    Failed(E),
+    /// Whoever filled it has given up without a word.
+    Abandoned,
+}
+
+impl<E: Clone> Chunk<E> {
+    pub(super) const fn complete(block: Arc<Block>) -> Self {
+        Self(Kind::Complete(block))
+    }
+
+    pub(super) const fn coming(progress: watch::Receiver<Progress<E>>) -> Self {
+        Self(Kind::Coming(progress))
+    }
+
+    /// Waits until the byte at `offset` can be read. Returns where it is, and where what can be read ends.
+    ///
+    /// # Errors
+    /// [`Unfilled`], also of a byte that the chunk does not have.
+    ///
+    /// # Cancel safety
+    /// Dropping the future changes nothing.
+    pub async fn readable(&mut self, offset: u64) -> Result<(Arc<Block>, u64), Unfilled<E>> {
+        let progress = match &mut self.0 {
+            Kind::Complete(block) => return readable_of(block, offset),
+            Kind::Coming(progress) => progress,
+        };
+        let is_decided = |progress: &Progress<E>| match progress {
+            Progress::Waiting => false,
+            Progress::Partial(_, end) => offset < *end,
+            Progress::Complete(_) | Progress::Failed(_) => true,
+        };
+        let found = progress.wait_for(is_decided).await.map_err(|_gone| Unfilled::Abandoned)?;
+        match &*found {
+            Progress::Waiting => Err(Unfilled::Abandoned),
+            Progress::Partial(block, end) => Ok((Arc::clone(block), *end)),
+            Progress::Complete(block) => readable_of(block, offset),
+            Progress::Failed(error) => Err(Unfilled::Failed(error.clone())),
+        }
+    }
+}
+
+fn readable_of<E>(block: &Arc<Block>, offset: u64) -> Result<(Arc<Block>, u64), Unfilled<E>> {
+    let has_it = offset < block.len();
+    has_it.then(|| (Arc::clone(block), block.len())).ok_or(Unfilled::Abandoned)
+}
+
+impl<E> fmt::Debug for Chunk<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match &self.0 {
+            Kind::Complete(_) => "Chunk(Complete)",
+            Kind::Coming(_) => "Chunk(Coming)",
+        })
+    }
+}

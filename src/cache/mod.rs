@@ -1,0 +1,18 @@
+//! Bytes near at hand: chunks of blobs in memory that the kernel sends from.
+//!
+//! A blob is cut into chunks whose length depends on the blob's alone ([`ChunkLayout`]). Whoever needs a chunk asks
+//! the [`Pond`]: it is there, or it is on its way and can be read as it comes, or whoever asked first is to fill
+//! it. The pond does not know where chunks come from.
+
+mod arena;
+mod chunk;
+mod config;
+mod key;
+mod metrics;
+mod pond;
+
+pub use arena::Block;
+pub use chunk::{Chunk, Unfilled};
+pub use config::Config;
+pub use key::{ChunkIndex, ChunkKey, ChunkLayout};
+pub use pond::{ChunkWriter, Look, Pond};

@@ -1,0 +1,226 @@
+//! Content that is read chunk by chunk, each fetched once for all who want it.
+
+mod reader;
+mod source;
+
+use std::{ops::Range, sync::Arc};
+
+use moka::future::Cache;
+
+pub use reader::ChunkBytes;
+use source::Source;
+
+use crate::{
+    cache::{Chunk, ChunkIndex, ChunkKey, ChunkLayout, ChunkWriter, Look, Pond},
+    oci::{ByteRange, Digest},
+    runtime::{Buffers, ByteBudget, SingleFlight, Tasks},
+    storage::{Error, Fault, ObjectMeta, Opened, SharedStorage, layout},
+};
+
+/// Lengths remembered at once. An entry is about 200 bytes. The length of a digest never changes.
+const KNOWN_LENGTHS: u64 = 100_000;
+
+/// How often the rest of one chunk is asked for again because its bytes have stopped coming.
+const BREAKS_MOST: usize = 3;
+
+/// Content of a storage whose bytes are dear, read through a pond.
+#[derive(Debug)]
+pub(in crate::content) struct Chunked {
+    pond: Pond<Error>,
+    storage: SharedStorage,
+    lengths: Cache<Digest, u64>,
+    openings: SingleFlight<Digest, Result<u64, Error>>,
+    tasks: Tasks,
+    /// For clients to whom bytes cannot be sent from the pond's memory.
+    budget: ByteBudget,
+    buffers: Buffers,
+}
+
+impl Chunked {
+    pub(in crate::content) fn new(
+        pond: Pond<Error>,
+        storage: SharedStorage,
+        (budget, tasks): (ByteBudget, Tasks),
+    ) -> Self {
+        let lengths = Cache::new(KNOWN_LENGTHS);
+        let openings = SingleFlight::new("open content", tasks.clone());
+        let buffers = Buffers::new();
+        Self { pond, storage, lengths, openings, tasks, budget, buffers }
+    }
+
+    /// Opens the content and waits for the first bytes of `range`. Returns the length of the content, too.
+    pub(in crate::content) async fn open(
+        self: &Arc<Self>,
+        digest: &Digest,
+        range: Option<ByteRange>,
+    ) -> Result<(u64, ChunkBytes), Error> {
+        let blob_bytes = self.length(digest, range).await?;
+        let key = layout::blob(digest);
+        let range = match range {
+            None => 0..blob_bytes,
+            Some(range) => range
+                .resolve(blob_bytes)
+                .ok_or(Error::RangeOutside { key, size_bytes: blob_bytes })?,
+        };
+        let bytes = ChunkBytes::open(Arc::clone(self), *digest, (blob_bytes, range)).await?;
+        Ok((blob_bytes, bytes))
+    }
+
+    /// The length of the content. Where it is asked for to read the beginning, that is fetched with it.
+    async fn length(
+        self: &Arc<Self>,
+        digest: &Digest,
+        wanted: Option<ByteRange>,
+    ) -> Result<u64, Error> {
+        if let Some(length) = self.lengths.get(digest).await {
+            return Ok(length);
+        }
+        let is_at_beginning = match wanted {
+            None => true,
+            Some(ByteRange::Bounded { start, .. } | ByteRange::From(start)) => {
+                start < ChunkLayout::BEGINNING_BYTES
+            }
+            Some(ByteRange::Last(_)) => false,
+        };
+        if !is_at_beginning {
+            let meta = self.storage.head(&layout::blob(digest)).await?;
+            self.lengths.insert(*digest, meta.size_bytes).await;
+            return Ok(meta.size_bytes);
+        }
+        let (chunked, opened) = (Arc::clone(self), *digest);
+        let opening = chunked.open_beginning(opened);
+        let length = self.openings.run(*digest, opening).await;
+        length.unwrap_or_else(|abandoned| Err(unavailable(digest, abandoned)))
+    }
+
+    /// Begins to fill the first chunks, and so learns how long the content is.
+    async fn open_beginning(self: Arc<Self>, digest: Digest) -> Result<u64, Error> {
+        let beginning = ByteRange::Bounded { start: 0, end: ChunkLayout::BEGINNING_BYTES };
+        let opened = self.storage.open(&layout::blob(&digest), Some(beginning)).await;
+        let Opened { meta: ObjectMeta { size_bytes, .. }, range, bytes } = match opened {
+            // No byte of an empty object lies in any range.
+            Err(Error::RangeOutside { size_bytes: 0, .. }) => {
+                self.lengths.insert(digest, 0).await;
+                return Ok(0);
+            }
+            other => other?,
+        };
+        self.lengths.insert(digest, size_bytes).await;
+        let layout = ChunkLayout::of(size_bytes);
+        let fills = layout.indexes(range).map(|index| {
+            let place = Place::of(digest, (index, layout), size_bytes);
+            let writer = match self.pond.look(place.key, place.length()) {
+                Look::Found(_) => None,
+                Look::Missing(_, writer) => Some(writer),
+            };
+            (place, writer)
+        });
+        let fills: Vec<_> = fills.collect();
+        let source = Source::new(digest, bytes.into_stream().await?);
+        self.tasks.spawn("fill chunks", Arc::clone(&self).fill_all(fills, source));
+        Ok(size_bytes)
+    }
+
+    /// Fills chunks that follow each other with what `source` brings; those without a writer are here already.
+    async fn fill_all(
+        self: Arc<Self>,
+        fills: Vec<(Place, Option<ChunkWriter<Error>>)>,
+        source: Source,
+    ) {
+        let mut source = Some(source);
+        for (place, writer) in fills {
+            let Some(mut writer) = writer else {
+                let left_out = match &mut source {
+                    Some(source) => source.leave_out(place.length()).await,
+                    None => Ok(()),
+                };
+                source = source.filter(|_| left_out.is_ok());
+                continue;
+            };
+            let filled = match &mut source {
+                Some(source) => source.fill(&mut writer).await.is_ok(),
+                None => false,
+            };
+            if filled {
+                writer.finish();
+            } else {
+                source = None;
+                Arc::clone(&self).fill(place, writer).await;
+            }
+        }
+    }
+
+    /// A chunk: what there is of it, or what comes because this was called.
+    fn chunk(self: &Arc<Self>, place: Place) -> Chunk<Error> {
+        match self.pond.look(place.key, place.length()) {
+            Look::Found(chunk) => chunk,
+            Look::Missing(chunk, writer) => {
+                self.tasks.spawn("fill a chunk", Arc::clone(self).fill(place, writer));
+                chunk
+            }
+        }
+    }
+
+    /// Fills a chunk, or what is missing of it.
+    async fn fill(self: Arc<Self>, place: Place, mut writer: ChunkWriter<Error>) {
+        let mut breaks = 0;
+        let error = loop {
+            let mut source = match self.open_rest(&place, &mut writer).await {
+                Ok(source) => source,
+                Err(error) => break error,
+            };
+            match source.fill(&mut writer).await {
+                Ok(()) => return writer.finish(),
+                Err(error) if error.is_retryable() && breaks < BREAKS_MOST => breaks += 1,
+                Err(error) => break error,
+            }
+        };
+        writer.fail(error);
+    }
+
+    async fn open_rest(
+        &self,
+        place: &Place,
+        writer: &mut ChunkWriter<Error>,
+    ) -> Result<Source, Error> {
+        let digest = place.key.digest;
+        // Memory first: who waits for it should not keep a connection waiting.
+        writer.begin().await.map_err(|error| unavailable(&digest, error))?;
+        let start = place.range.end - writer.missing_bytes();
+        let rest = ByteRange::Bounded { start, end: place.range.end };
+        let key = layout::blob(&digest);
+        let opened = self.storage.open(&key, Some(rest)).await?;
+        if opened.meta.size_bytes != place.blob_bytes {
+            self.lengths.invalidate(&digest).await;
+            let what = "the object has another length than before";
+            return Err(Error::failed("open", &key, Fault::Corrupt, what));
+        }
+        Ok(Source::new(digest, opened.bytes.into_stream().await?))
+    }
+}
+
+/// A chunk and where it lies.
+#[derive(Clone, Debug)]
+struct Place {
+    key: ChunkKey,
+    /// Its bytes within the blob.
+    range: Range<u64>,
+    blob_bytes: u64,
+}
+
+impl Place {
+    fn of(digest: Digest, (index, layout): (ChunkIndex, ChunkLayout), blob_bytes: u64) -> Self {
+        Self { key: ChunkKey { digest, index }, range: layout.range(index), blob_bytes }
+    }
+
+    const fn length(&self) -> u64 {
+        self.range.end - self.range.start
+    }
+}
+
+fn unavailable(
+    digest: &Digest,
+    source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> Error {
+    Error::failed("open", &layout::blob(digest), Fault::Unavailable, source)
+}

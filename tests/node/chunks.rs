@@ -1,0 +1,155 @@
+//! Blobs of a bucket are read in chunks, each once however many want it.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{StreamExt, future::join_all};
+
+use crate::{
+    content::{pattern, sha256},
+    node::{Backend, TestNode},
+    s3_server::{Action, Injection},
+};
+
+const MIB: usize = 1 << 20;
+
+/// A node that has never seen the blob, and where the blob is.
+async fn node_with(bytes: &Bytes) -> (TestNode, String) {
+    node_of(bytes, "").await
+}
+
+async fn node_of(bytes: &Bytes, settings: &str) -> (TestNode, String) {
+    let mut node = TestNode::start(Backend::S3, settings).await;
+    let digest = node.push_blob("a", bytes).await;
+    node.restart().await;
+    node.s3().take_requests();
+    (node, format!("/v2/a/blobs/{digest}"))
+}
+
+/// How often bytes of a blob were asked of the bucket since the last call, and how often its length.
+fn asked(node: &TestNode) -> (usize, usize) {
+    let requests = node.s3().take_requests();
+    let data: Vec<_> = requests.iter().filter(|line| line.ends_with("/data")).collect();
+    let gets = data.iter().filter(|line| line.starts_with("GET ")).count();
+    (gets, data.len() - gets)
+}
+
+async fn pull(node: &TestNode, path: &str) -> Bytes {
+    node.get(path).expect(200).await.body
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_blob_is_one_request_for_each_chunk_and_none_when_it_is_pulled_again() {
+    // Chunks of 1 MiB, of which the first request brings four; and of 4 MiB.
+    for (length, requests) in [(1, 1), (MIB, 1), (4 * MIB + 1, 2), (6 * MIB + 7, 4), (65 * MIB, 17)]
+    {
+        let bytes = pattern(length, 1);
+        let (node, path) = node_with(&bytes).await;
+        for requests in [requests, 0] {
+            assert!(pull(&node, &path).await == bytes, "{length}: other bytes");
+            assert_eq!(asked(&node), (requests, 0), "{length}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_empty_blob_is_asked_for_once() {
+    let (node, path) = node_with(&Bytes::new()).await;
+    for requests in [1, 0] {
+        assert!(pull(&node, &path).await.is_empty());
+        assert_eq!(asked(&node).0, requests);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fifty_clients_cost_what_one_costs() {
+    let bytes = pattern(6 * MIB, 1);
+    let (node, path) = node_with(&bytes).await;
+    // So that all of them come before the first byte does.
+    node.s3().inject(Injection::new(Action::Delay(Duration::from_millis(300))).on("/data"));
+    let pulled = join_all((0..50).map(|_| pull(&node, &path))).await;
+    assert!(pulled.iter().all(|pulled| *pulled == bytes), "other bytes");
+    assert_eq!(asked(&node), (3, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_part_costs_the_chunks_it_touches() {
+    let bytes = pattern(70 * MIB, 1);
+    let (node, path) = node_with(&bytes).await;
+    let range = |first: usize, last: usize| {
+        let get = node.get(&path).header("range", &format!("bytes={first}-{last}"));
+        get.expect(206)
+    };
+    // The length has to be asked for, unless the beginning comes anyway.
+    let (first, last) = (41 * MIB, 45 * MIB - 1);
+    assert!(range(first, last).await.body == bytes.slice(first..=last));
+    assert_eq!(asked(&node), (2, 1));
+    assert!(range(first + 5, last - 5).await.body == bytes.slice(first + 5..=last - 5));
+    assert_eq!(asked(&node), (0, 0));
+    let tail = node.get(&path).header("range", "bytes=-9").expect(206).await;
+    assert!(tail.body == bytes.slice(bytes.len() - 9..));
+    assert_eq!(asked(&node), (1, 0));
+    let outside = node.get(&path).header("range", "bytes=73400320-").expect(416).await;
+    assert_eq!(outside.header("content-range"), "bytes */73400320");
+    assert_eq!(asked(&node), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_goes_away_leaves_the_chunk_to_the_next() {
+    let bytes = pattern(MIB, 1);
+    let (node, path) = node_with(&bytes).await;
+    let url = format!("{}{path}", node.url());
+    let answer = node.http().get(url).send().await.unwrap();
+    let mut body = answer.bytes_stream();
+    assert!(body.next().await.is_some());
+    drop(body);
+    assert!(pull(&node, &path).await == bytes);
+    assert_eq!(asked(&node), (1, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bucket_that_fails_in_the_middle_ends_the_body_and_nothing_wrong_is_kept() {
+    let bytes = pattern(66 * MIB, 1);
+    let (node, path) = node_with(&bytes).await;
+    // The third chunk, as often as it is tried.
+    let refuse = Injection::new(Action::Refuse(500, "InternalError")).on("/data").skip(2);
+    node.s3().inject(refuse);
+    let failed = node.get(&path).attempt().await;
+    assert!(failed.is_err(), "a part is not taken for the whole");
+    node.s3().heal();
+    assert!(pull(&node, &path).await == bytes, "other bytes");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bodies_that_break_off_are_gone_on_with() {
+    let bytes = pattern(6 * MIB, 1);
+    let (node, path) = node_with(&bytes).await;
+    node.s3().inject(Injection::new(Action::CutBody(300_000)).on("/data").times(3));
+    assert!(pull(&node, &path).await == bytes, "other bytes");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_blob_whose_length_in_the_bucket_has_changed_is_an_error_and_then_what_it_is() {
+    let bytes = pattern(66 * MIB, 1);
+    let (node, path) = node_with(&bytes).await;
+    let tail = || node.get(&path).header("range", "bytes=-9");
+    assert_eq!(tail().expect(206).await.body, bytes.slice(bytes.len() - 9..));
+    let hex = &sha256(&bytes)["sha256:".len()..];
+    let file = format!("docker/registry/v2/blobs/sha256/{}/{hex}/data", &hex[..2]);
+    let file = std::fs::File::options().write(true).open(node.s3().files().join(file)).unwrap();
+    file.set_len(65 * MIB as u64).unwrap();
+    node.get(&path).refused(500, "UNKNOWN").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_than_the_memory_is_served_too() {
+    let bytes = pattern(100 * MIB, 1);
+    let (node, path) = node_of(&bytes, "cache: {memory: 64MiB}").await;
+    let both = join_all((0..2).map(|_| pull(&node, &path))).await;
+    assert!(both.iter().all(|pulled| *pulled == bytes), "other bytes");
+    let metrics = node.http().get(format!("{}/metrics", node.admin_url())).send().await.unwrap();
+    let text = metrics.text().await.unwrap();
+    let used = text.lines().find_map(|line| line.strip_prefix("millpond_cache_memory_bytes "));
+    let used: u64 = used.expect("the memory is told").parse().expect("a number");
+    assert!((1..=64 << 20).contains(&used), "{used}");
+}
