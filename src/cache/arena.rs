@@ -66,7 +66,7 @@ impl Block {
     ///
     /// # Errors
     /// If the system has no such memory.
-    pub(super) fn reserve(length: u64) -> io::Result<Self> {
+    pub fn reserve(length: u64) -> io::Result<Self> {
         let arena = Arena::get()?;
         let place = arena.take(length);
         let starts = place.clone().step_by(usize::try_from(SEGMENT_BYTES).unwrap_or(usize::MAX));
@@ -96,7 +96,7 @@ impl Block {
     ///
     /// # Panics
     /// If they do not fit.
-    pub(super) fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+    pub fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         assert!(offset + bytes.len() as u64 <= self.len(), "a block takes no more than its length");
         let Some(segment) = self.segments.first() else { return Ok(()) };
         segment.file.write_all_at(bytes, self.place.start + offset)

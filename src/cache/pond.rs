@@ -88,6 +88,14 @@ impl<E: Clone> Pond<E> {
         self.0.memory.contains(key) || self.0.coming().contains_key(key)
     }
 
+    /// A chunk that is there, or comes.
+    #[must_use]
+    pub fn get(&self, key: &ChunkKey) -> Option<Chunk<E>> {
+        let coming = || self.0.coming().get(key).cloned().map(Chunk::coming);
+        // In this order: what ceases to come is there.
+        coming().or_else(|| self.0.remembered(key))
+    }
+
     /// What there is of a chunk of `chunk_bytes`.
     pub fn look(&self, key: ChunkKey, chunk_bytes: u64) -> Look<E> {
         let shared = &self.0;

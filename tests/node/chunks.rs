@@ -153,3 +153,23 @@ async fn more_than_the_memory_is_served_too() {
     let used: u64 = used.expect("the memory is told").parse().expect("a number");
     assert!((1..=64 << 20).contains(&used), "{used}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_reads_slowly_keeps_nothing_in_memory_and_gets_the_right_bytes() {
+    let (slow, other) = (pattern(70 * MIB, 1), pattern(130 * MIB, 2));
+    let (node, path) = node_of(&slow, "cache: {memory: 64MiB}").await;
+    let digest = node.push_blob("a", &other).await;
+    let answer = node.http().get(format!("{}{path}", node.url())).send().await.unwrap();
+    let mut body = answer.bytes_stream();
+    let mut pulled = body.next().await.unwrap().unwrap().to_vec();
+    // It is in the middle of a chunk, when others need the memory.
+    assert!(pull(&node, &format!("/v2/a/blobs/{digest}")).await == other);
+    node.s3().take_requests();
+    while let Some(bytes) = body.next().await {
+        pulled.extend_from_slice(&bytes.unwrap());
+    }
+    assert!(slow == pulled, "other bytes");
+    // What is left of that chunk is fetched in small parts, the other chunks as they are.
+    let (gets, _) = asked(&node);
+    assert!((18..18 + 64).contains(&gets), "{gets} requests");
+}

@@ -1,5 +1,6 @@
 //! Content that is read chunk by chunk, each fetched once for all who want it.
 
+mod pace;
 mod reader;
 mod source;
 
@@ -11,9 +12,9 @@ pub use reader::ChunkBytes;
 use source::Source;
 
 use crate::{
-    cache::{Chunk, ChunkIndex, ChunkKey, ChunkLayout, ChunkWriter, Look, Pond},
+    cache::{Block, Chunk, ChunkIndex, ChunkKey, ChunkLayout, ChunkWriter, Look, Pond},
     oci::{ByteRange, Digest},
-    runtime::{Buffers, ByteBudget, SingleFlight, Tasks},
+    runtime::{Buffers, ByteBudget, FilePiece, SingleFlight, Tasks},
     storage::{Error, Fault, ObjectMeta, Opened, SharedStorage, layout},
 };
 
@@ -34,6 +35,8 @@ pub(in crate::content) struct Chunked {
     /// For clients to whom bytes cannot be sent from the pond's memory.
     budget: ByteBudget,
     buffers: Buffers,
+    /// For readers so slow that what they read is not in memory any more: half of `budget`.
+    apart_budget: ByteBudget,
 }
 
 impl Chunked {
@@ -44,8 +47,8 @@ impl Chunked {
     ) -> Self {
         let lengths = Cache::new(KNOWN_LENGTHS);
         let openings = SingleFlight::new("open content", tasks.clone());
-        let buffers = Buffers::new();
-        Self { pond, storage, lengths, openings, tasks, budget, buffers }
+        let (buffers, apart_budget) = (Buffers::new(), budget.part(budget.total_bytes() / 2));
+        Self { pond, storage, lengths, openings, tasks, budget, buffers, apart_budget }
     }
 
     /// Opens the content and waits for the first bytes of `range`. Returns the length of the content, too.
@@ -178,6 +181,23 @@ impl Chunked {
         writer.fail(error);
     }
 
+    /// Fetches `part` of a chunk for one reader, who is so slow that the chunk has gone; it is not kept.
+    async fn fetch_apart(&self, place: &Place, part: Range<u64>) -> Result<FilePiece, Error> {
+        let digest = place.key.digest;
+        let failed = |error| unavailable(&digest, error);
+        let length = part.end - part.start;
+        let permit = self.apart_budget.acquire(length).await;
+        let block = Block::reserve(length).map_err(failed)?;
+        let mut source = self.open_part(place, part).await?;
+        let mut written = 0;
+        while written < length {
+            let bytes = source.next(length - written).await?;
+            block.write(written, &bytes).map_err(failed)?;
+            written += bytes.len() as u64;
+        }
+        Ok(block.piece(0..length).keeping((block, permit)))
+    }
+
     async fn open_rest(
         &self,
         place: &Place,
@@ -187,9 +207,14 @@ impl Chunked {
         // Memory first: who waits for it should not keep a connection waiting.
         writer.begin().await.map_err(|error| unavailable(&digest, error))?;
         let start = place.range.end - writer.missing_bytes();
-        let rest = ByteRange::Bounded { start, end: place.range.end };
+        self.open_part(place, start..place.range.end).await
+    }
+
+    async fn open_part(&self, place: &Place, part: Range<u64>) -> Result<Source, Error> {
+        let digest = place.key.digest;
+        let range = ByteRange::Bounded { start: part.start, end: part.end };
         let key = layout::blob(&digest);
-        let opened = self.storage.open(&key, Some(rest)).await?;
+        let opened = self.storage.open(&key, Some(range)).await?;
         if opened.meta.size_bytes != place.blob_bytes {
             self.lengths.invalidate(&digest).await;
             let what = "the object has another length than before";

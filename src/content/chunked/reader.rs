@@ -1,29 +1,24 @@
 //! One client's way through content, chunk by chunk.
 
-use std::{fmt, ops::Range, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    ops::Range,
+    sync::{Arc, Weak},
+};
 
 use futures_util::{Stream, TryStreamExt, stream};
 use tokio::time::Instant;
 
-use super::{Chunked, Place, unavailable};
+use super::{Chunked, Place, pace::Pace, unavailable};
 use crate::{
-    cache::{Chunk, ChunkIndex, ChunkKey, ChunkLayout, Unfilled},
+    cache::{Block, Chunk, ChunkIndex, ChunkLayout, Unfilled},
     oci::Digest,
     runtime::{Abandoned, FilePiece, WINDOW_PIECES},
     storage::{Error, Fault, ObjectStream, READ_PATIENCE, layout},
 };
 
-/// Most bytes of one piece. Between two of them others have their turn.
-const PIECE_BYTES: u64 = 256 << 10;
-
-/// Most bytes that are fetched ahead of one reader.
-const AHEAD_BYTES: u64 = 32 << 20;
-
-/// Most chunks that are fetched ahead of one reader, each by a request of its own.
-const AHEAD_CHUNKS: u64 = 8;
-
-/// Who is through a chunk within this time is worth fetching more ahead for.
-const QUICK_CHUNK: Duration = Duration::from_millis(500);
+/// Most bytes of one piece that is fetched for one slow reader alone.
+const APART_BYTES: u64 = 256 << 10;
 
 /// Bytes of content that lie in chunks or come there.
 #[derive(Debug)]
@@ -100,26 +95,31 @@ struct Reader {
     layout: ChunkLayout,
     /// What has not been read yet.
     range: Range<u64>,
-    /// The chunk that is being read, and since when.
-    current: Option<(ChunkIndex, Chunk<Error>, Instant)>,
-    ahead: LookAhead,
+    current: Option<Current>,
+    pace: Pace,
 }
 
-/// How far ahead of a reader chunks are fetched.
-#[derive(Debug)]
-struct LookAhead {
-    /// The first chunk that has not been asked for ahead.
-    next: ChunkIndex,
-    chunks: u64,
-    most: u64,
+/// The chunk that is being read.
+struct Current {
+    place: Place,
+    state: State,
+    since: Instant,
+}
+
+enum State {
+    /// Somebody fills it.
+    Coming(Chunk<Error>),
+    /// It was there. Who reads slowly does not keep it there.
+    Here(Weak<Block>),
+    /// It is needed by nobody else.
+    Gone,
 }
 
 impl Reader {
     fn new(chunked: Arc<Chunked>, digest: Digest, (blob_bytes, range): (u64, Range<u64>)) -> Self {
         let layout = ChunkLayout::of(blob_bytes);
-        let most = (AHEAD_BYTES / layout.chunk_bytes()).min(AHEAD_CHUNKS);
-        let ahead = LookAhead { next: layout.index_at(range.start), chunks: 1, most };
-        Self { chunked, digest, blob_bytes, layout, range, current: None, ahead }
+        let pace = Pace::new(layout, range.start);
+        Self { chunked, digest, blob_bytes, layout, range, current: None, pace }
     }
 
     /// The next piece, when it is in memory.
@@ -129,61 +129,97 @@ impl Reader {
         }
         // Others come first: who is sent what is in memory would otherwise never wait.
         tokio::task::yield_now().await;
-        let chunk_range = self.layout.range(self.layout.index_at(self.range.start));
-        let offset = self.range.start - chunk_range.start;
-        let readable = self.current().readable(offset).await;
-        let (block, readable_end) = readable.map_err(|unfilled| match unfilled {
-            Unfilled::Failed(error) => error,
-            Unfilled::Abandoned => unavailable(&self.digest, Abandoned),
-        })?;
-        let end = readable_end.min(self.range.end - chunk_range.start).min(offset + PIECE_BYTES);
-        self.range.start = chunk_range.start + end;
-        Ok(Some(block.piece(offset..end)))
-    }
-
-    /// The chunk that has the next byte.
-    fn current(&mut self) -> &mut Chunk<Error> {
-        let index = self.layout.index_at(self.range.start);
-        let before = self.current.take();
-        let (chunk, since) = match before {
-            Some((at, chunk, since)) if at == index => (chunk, since),
-            before => {
-                let chunk = self.ask(index);
-                self.ahead.adapt(before.map(|(_, _, since)| since.elapsed()));
-                self.look_ahead(index);
-                (chunk, Instant::now())
+        let most = self.pace.piece_bytes().min(self.range.end - self.range.start);
+        let (place, found) = self.find().await?;
+        let offset = self.range.start - place.range.start;
+        let piece = match found {
+            Some((block, readable_end)) => block.piece(offset..readable_end.min(offset + most)),
+            None => {
+                let end = place.range.end.min(self.range.start + most.min(APART_BYTES));
+                self.chunked.fetch_apart(&place, self.range.start..end).await?
             }
         };
-        &mut self.current.insert((index, chunk, since)).1
+        self.range.start += piece.len();
+        self.pace.give();
+        Ok(Some(piece))
+    }
+
+    /// The chunk with the next byte, and where what can be read of it ends; `None` if it was there and is gone.
+    async fn find(&mut self) -> Result<(Place, Option<(Arc<Block>, u64)>), Error> {
+        let index = self.layout.index_at(self.range.start);
+        let mut current = match self.current.take() {
+            Some(current) if current.place.key.index == index => current,
+            before => self.enter(index, before),
+        };
+        let offset = self.range.start - current.place.range.start;
+        let found = current.find(&self.chunked, offset).await?;
+        let place = current.place.clone();
+        self.current = Some(current);
+        Ok((place, found))
+    }
+
+    fn enter(&mut self, index: ChunkIndex, before: Option<Current>) -> Current {
+        let place = self.place(index);
+        self.pace.adapt(before.as_ref().map(|before| before.since.elapsed()));
+        let was_gone = before.is_some_and(|before| matches!(before.state, State::Gone));
+        // For who is so slow that chunks do not wait, none is fetched as a whole.
+        let state = if was_gone && !self.pace.is_quick() {
+            State::Gone
+        } else {
+            let chunk = self.chunked.chunk(place.clone());
+            self.look_ahead(index);
+            State::Coming(chunk)
+        };
+        Current { place, state, since: Instant::now() }
     }
 
     fn look_ahead(&mut self, index: ChunkIndex) {
         let last = self.layout.index_at(self.range.end - 1);
-        let until = index.plus(self.ahead.chunks).min(last);
-        self.ahead.next = self.ahead.next.max(index.plus(1));
-        while self.ahead.next <= until {
-            let key = ChunkKey { digest: self.digest, index: self.ahead.next };
+        while let Some(ahead) = self.pace.next_ahead(index, last) {
+            let place = self.place(ahead);
             // Only who reads a chunk counts as one who uses it.
-            if !self.chunked.pond.is_near(&key) {
-                self.ask(key.index);
+            if !self.chunked.pond.is_near(&place.key) {
+                self.chunked.chunk(place);
             }
-            self.ahead.next = key.index.plus(1);
         }
     }
 
-    fn ask(&self, index: ChunkIndex) -> Chunk<Error> {
-        self.chunked.chunk(Place::of(self.digest, (index, self.layout), self.blob_bytes))
+    fn place(&self, index: ChunkIndex) -> Place {
+        Place::of(self.digest, (index, self.layout), self.blob_bytes)
     }
 }
 
-impl LookAhead {
-    /// Doubles or halves the distance, by how long the last chunk took.
-    fn adapt(&mut self, last_chunk: Option<Duration>) {
-        self.chunks = match last_chunk {
-            None => self.chunks,
-            Some(time) if time < QUICK_CHUNK => (self.chunks * 2).min(self.most),
-            Some(_) => (self.chunks / 2).max(1),
-        };
+impl Current {
+    /// Where the byte at `offset` is, when it is in memory, and where what can be read ends; `None` if the chunk was
+    /// there and is gone.
+    async fn find(
+        &mut self,
+        chunked: &Chunked,
+        offset: u64,
+    ) -> Result<Option<(Arc<Block>, u64)>, Error> {
+        if let State::Here(block) = &self.state {
+            match block.upgrade() {
+                Some(block) => {
+                    let end = block.len();
+                    return Ok(Some((block, end)));
+                }
+                None => self.state = State::Gone,
+            }
+        }
+        if let State::Gone = self.state {
+            // Unless somebody else has had it fetched again.
+            let Some(chunk) = chunked.pond.get(&self.place.key) else { return Ok(None) };
+            self.state = State::Coming(chunk);
+        }
+        let State::Coming(chunk) = &mut self.state else { return Ok(None) };
+        let (block, end) = chunk.readable(offset).await.map_err(|unfilled| match unfilled {
+            Unfilled::Failed(error) => error,
+            Unfilled::Abandoned => unavailable(&self.place.key.digest, Abandoned),
+        })?;
+        if end == block.len() {
+            self.state = State::Here(Arc::downgrade(&block));
+        }
+        Ok(Some((block, end)))
     }
 }
 

@@ -43,7 +43,7 @@ impl Source {
     }
 
     /// The next bytes, at least one and at most `limit`.
-    async fn next(&mut self, limit: u64) -> Result<Bytes, Error> {
+    pub(super) async fn next(&mut self, limit: u64) -> Result<Bytes, Error> {
         while self.here.is_empty() {
             self.here = match self.stream.try_next().await? {
                 Some(bytes) => bytes,
