@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, io, net::SocketAddr, sync::Arc};
 
 use crate::{
-    api::{Admin, Api, Face, Listener, Readiness},
+    api::{self, Admin, Api, Certificates, Face, Listener, Readiness, Transport},
     cache::Pond,
     config::Config,
     content::ContentStore,
@@ -26,6 +26,7 @@ pub struct Server {
     registry: Arc<Registry>,
     listeners: Vec<(Listener, Arc<Face>)>,
     admin_listener: Listener,
+    certificates: Option<Certificates>,
     tasks: Tasks,
     shutdown: Shutdown,
 }
@@ -39,6 +40,9 @@ pub enum Error {
     /// The other registries cannot be set up.
     #[error("the upstreams cannot be used: {0}")]
     Upstreams(#[from] upstream::SetupError),
+    /// The certificate of the registry cannot be used.
+    #[error(transparent)]
+    Tls(#[from] api::TlsError),
     /// An address cannot be bound.
     #[error("{address} cannot be listened on: {source}")]
     Bind {
@@ -57,6 +61,7 @@ impl Server {
     pub async fn bind(config: Config, shutdown: Shutdown) -> Result<Self, Error> {
         // Only the first call in a process has an effect; the others agree with it.
         let _already_installed = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let certificates = config.api.tls.clone().map(Certificates::load).transpose()?;
         let metrics = prometheus::Registry::new();
         let tasks = Tasks::new();
         let budget = ByteBudget::new(config.memory.buffers.0);
@@ -78,8 +83,9 @@ impl Server {
         let api = Arc::new(Api::new(Arc::clone(&registry), settings, tasks.clone(), &metrics));
         let readiness = Arc::new(Readiness::new(shared, shutdown.clone()));
         let admin = Admin::new(Arc::clone(&readiness), metrics);
-        let listeners = bind_all(&config, &api).await?;
-        let admin_listener = bind(config.api.admin, &config).await?;
+        let transport = certificates.as_ref().map_or(Transport::Plain, Certificates::transport);
+        let listeners = bind_all(&config, &api, &transport).await?;
+        let admin_listener = bind(config.api.admin, Transport::Plain, &config).await?;
         let admin = Arc::new(admin);
         Ok(Self {
             config,
@@ -89,6 +95,7 @@ impl Server {
             registry,
             listeners,
             admin_listener,
+            certificates,
             tasks,
             shutdown,
         })
@@ -129,6 +136,9 @@ impl Server {
         let serve = self.admin_listener.serve(admin, admin_tasks.clone(), admin_shutdown.clone());
         admin_tasks.spawn("admin listener", serve);
         tasks.spawn("purge", registry::run_purges(Arc::clone(&registry), shutdown.clone()));
+        if let Some(certificates) = self.certificates {
+            tasks.spawn("certificates", certificates.keep_fresh(shutdown.clone()));
+        }
         readiness.serving();
         shutdown.begun().await;
         tracing::info!("stopping: no new connections, waiting for the requests under way");
@@ -160,21 +170,30 @@ fn announce(listener: &Listener, what: &str) {
     }
 }
 
-async fn bind(address: SocketAddr, config: &Config) -> Result<Listener, Error> {
-    let listener = Listener::bind(address, config.api.limits).await;
+async fn bind(
+    address: SocketAddr,
+    transport: Transport,
+    config: &Config,
+) -> Result<Listener, Error> {
+    let listener = Listener::bind(address, transport, config.api.limits).await;
     listener.map_err(|source| Error::Bind { address, source })
 }
 
 /// A listener for the registry and one for each mirror of a single registry.
-async fn bind_all(config: &Config, api: &Arc<Api>) -> Result<Vec<(Listener, Arc<Face>)>, Error> {
+async fn bind_all(
+    config: &Config,
+    api: &Arc<Api>,
+    transport: &Transport,
+) -> Result<Vec<(Listener, Arc<Face>)>, Error> {
+    let bind = |address: &SocketAddr| bind(*address, transport.clone(), config);
     let mut listeners = Vec::new();
     for address in &config.api.listen {
-        listeners.push((bind(*address, config).await?, Face::of(Arc::clone(api))));
+        listeners.push((bind(address).await?, Face::of(Arc::clone(api))));
     }
     for upstream in &config.upstreams.upstreams {
         for address in &upstream.listen {
             let face = Face::mirroring(Arc::clone(api), upstream.name.clone());
-            listeners.push((bind(*address, config).await?, face));
+            listeners.push((bind(address).await?, face));
         }
     }
     Ok(listeners)

@@ -7,7 +7,7 @@ use std::{
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::listener::Limits;
+use super::{listener::Limits, tls::TlsConfig};
 use crate::runtime::{ByteSize, Section, Setting, choices};
 
 const REGISTRY_PORT: u16 = 5000;
@@ -98,6 +98,9 @@ pub struct Config {
     pub listen: Vec<SocketAddr>,
     /// Where health, readiness and metrics are served. Default: `127.0.0.1:5002`.
     pub admin: SocketAddr,
+    /// Certificate and key for TLS, which is then spoken at every address but the one of health and metrics.
+    /// Default: none, and no TLS.
+    pub tls: Option<TlsConfig>,
     /// From where requests are taken at all, as long as nobody has to log in. Default: loopback.
     pub anonymous: Anonymous,
     /// Whether `Location` headers are paths or URLs. Default: relative.
@@ -123,6 +126,7 @@ impl Config {
         let admin = section.get("admin", SocketAddr::from((LOOPBACK, ADMIN_PORT)));
         let anonymous = section.get("anonymous", Anonymous::default());
         check_addresses(section, anonymous, &listen, admin);
+        let tls = TlsConfig::read(&mut section.section("tls"));
         let location = section.get("location", LocationForm::default());
         let external_url = section.optional::<String>("external_url");
         if let Some(url) = &external_url
@@ -134,6 +138,7 @@ impl Config {
         Self {
             listen,
             admin,
+            tls,
             anonymous,
             location,
             external_url: external_url.map(|url| url.trim_end_matches('/').to_owned()),

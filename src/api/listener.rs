@@ -9,15 +9,17 @@ use hyper_util::{
     server::conn::auto,
 };
 use tokio::{
-    io::AsyncWriteExt,
+    io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::Semaphore,
 };
+use tokio_rustls::server::TlsStream;
 
 use super::{
     body::Body,
     sendfile::{FileLane, FileTransport},
     stall::StallGuard,
+    tls::Transport,
 };
 use crate::runtime::{ByteSize, Shutdown, Tasks};
 
@@ -41,6 +43,15 @@ const TLS_HANDSHAKE: u8 = 0x16;
 const PLAIN_HTTP_HERE: &[u8] =
     b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTPS request to an HTTP server.\n";
 
+/// The same for the other mistake. Whoever reads it is more likely a person.
+const TLS_HERE: &[u8] = b"HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain\r\n\r\n\
+    Client sent an HTTP request to an HTTPS server; use https.\n";
+
+/// How long a client that was told of its mistake may go on sending, and how many bytes: what it sent has to be
+/// read, or the system tells it of a broken connection before it has read what it was told.
+const FAREWELL: Duration = Duration::from_secs(1);
+const FAREWELL_BYTES: u64 = 1 << 20;
+
 /// Limits on connections.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -50,7 +61,8 @@ pub struct Limits {
     /// 64 KiB.
     pub header_max: ByteSize,
     /// Time for a request's headers to arrive, counted from the end of the request before; so it also
-    /// bounds how long a connection may be idle. Default: 75 s.
+    /// bounds how long a connection may be idle. A TLS handshake and the first byte after it have the same
+    /// time. Default: 75 s.
     pub header_timeout: Duration,
     /// No progress in sending for this long ends the connection. Default: 2 min.
     pub write_timeout: Duration,
@@ -66,20 +78,30 @@ pub trait Service: Send + Sync + 'static {
     ) -> impl Future<Output = Response<Body>> + Send;
 }
 
+/// Put into requests that came over TLS.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct OverTls;
+
 /// A bound socket whose connections are served by a [`Service`].
 #[derive(Debug)]
 pub struct Listener {
     socket: TcpListener,
+    transport: Transport,
     limits: Limits,
 }
 
 impl Listener {
-    /// Binds `address`. Connections wait in the backlog until [`Listener::serve`].
+    /// Binds `address`. Connections begin as `transport` says; they wait in the backlog until
+    /// [`Listener::serve`].
     ///
     /// # Errors
     /// As binding fails: the address is in use, or is not one of this machine's.
-    pub async fn bind(address: SocketAddr, limits: Limits) -> io::Result<Self> {
-        Ok(Self { socket: TcpListener::bind(address).await?, limits })
+    pub async fn bind(
+        address: SocketAddr,
+        transport: Transport,
+        limits: Limits,
+    ) -> io::Result<Self> {
+        Ok(Self { socket: TcpListener::bind(address).await?, transport, limits })
     }
 
     /// The address that was bound, with the port the system chose if it was asked to.
@@ -107,7 +129,12 @@ impl Listener {
                     continue;
                 }
             };
-            let connection = Connection { peer, limits: self.limits, shutdown: shutdown.clone() };
+            let connection = Connection {
+                peer,
+                transport: self.transport.clone(),
+                limits: self.limits,
+                shutdown: shutdown.clone(),
+            };
             let service = Arc::clone(&service);
             tasks.spawn("connection", async move {
                 connection.serve(stream, service).await;
@@ -127,34 +154,111 @@ impl Listener {
     }
 }
 
+/// A connection whose client has begun to speak.
+enum Begun {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+    /// The client speaks something else than this listener, and is to be told so.
+    Mistaken(TcpStream, &'static [u8]),
+}
+
+/// What the requests of a connection are told about it.
+enum Carrier {
+    Plain(FileLane),
+    Tls,
+}
+
+impl Carrier {
+    fn mark(&self, request: &mut Request<Incoming>) {
+        match self {
+            Self::Plain(lane) if request.version() <= Version::HTTP_11 => {
+                request.extensions_mut().insert(lane.clone());
+            }
+            // In the frames of HTTP/2 there is no place for a file.
+            Self::Plain(_) => {}
+            Self::Tls => {
+                request.extensions_mut().insert(OverTls);
+            }
+        }
+    }
+}
+
+/// Tells a client of its mistake, and no more.
+async fn refuse(mut stream: TcpStream, told: &[u8]) {
+    let tell = async {
+        stream.write_all(told).await?;
+        stream.shutdown().await?;
+        tokio::io::copy(&mut stream.take(FAREWELL_BYTES), &mut tokio::io::sink()).await
+    };
+    let _client_may_have_gone = tokio::time::timeout(FAREWELL, tell).await;
+}
+
 struct Connection {
     peer: SocketAddr,
+    transport: Transport,
     limits: Limits,
     shutdown: Shutdown,
 }
 
 impl Connection {
-    async fn serve<S: Service>(&self, mut stream: TcpStream, service: Arc<S>) {
+    async fn serve<S: Service>(&self, stream: TcpStream, service: Arc<S>) {
         // Answers are written whole; waiting for more to fill a packet only adds delay.
         if stream.set_nodelay(true).is_err() {
             return;
         }
-        let Some(first) = self.first_byte(&stream).await else { return };
-        if first == TLS_HANDSHAKE {
-            let _client_may_have_gone = stream.write_all(PLAIN_HTTP_HERE).await;
-            return;
+        let begun = tokio::select! {
+            () = self.shutdown.begun() => return,
+            begun = tokio::time::timeout(self.limits.header_timeout, self.begin(stream)) => begun,
+        };
+        let begun = begun.unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into()));
+        match begun {
+            Ok(Begun::Plain(stream)) => {
+                let lane = FileLane::default();
+                let io = FileTransport::new(stream, lane.clone());
+                self.speak(io, Carrier::Plain(lane), service).await;
+            }
+            Ok(Begun::Tls(stream)) => self.speak(stream, Carrier::Tls, service).await,
+            Ok(Begun::Mistaken(stream, told)) => refuse(stream, told).await,
+            Err(error) => {
+                tracing::debug!(peer = %self.peer, %error, "a connection ended before its first request");
+            }
         }
-        let (peer, lane) = (self.peer, FileLane::default());
-        let transport = FileTransport::new(stream, lane.clone());
+    }
+
+    /// Waits until the client has begun to speak, and makes the handshake.
+    async fn begin(&self, stream: TcpStream) -> io::Result<Begun> {
+        let mut first = [0];
+        if stream.peek(&mut first).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        match (&self.transport, first == [TLS_HANDSHAKE]) {
+            (Transport::Plain, false) => Ok(Begun::Plain(stream)),
+            (Transport::Plain, true) => Ok(Begun::Mistaken(stream, PLAIN_HTTP_HERE)),
+            (Transport::Tls(_), false) => Ok(Begun::Mistaken(stream, TLS_HERE)),
+            (Transport::Tls(handshakes), true) => {
+                let mut stream = Box::new(handshakes.acceptor().accept(stream).await?);
+                // hyper waits for the first byte without a limit.
+                stream.fill_buf().await?;
+                Ok(Begun::Tls(stream))
+            }
+        }
+    }
+
+    /// Answers requests until the connection ends, or the process.
+    async fn speak<S: Service>(
+        &self,
+        io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        carrier: Carrier,
+        service: Arc<S>,
+    ) {
+        let peer = self.peer;
         let answer = service_fn(move |mut request: Request<Incoming>| {
             let service = Arc::clone(&service);
-            if request.version() <= Version::HTTP_11 {
-                request.extensions_mut().insert(lane.clone());
-            }
+            carrier.mark(&mut request);
             async move { Ok::<_, Infallible>(service.call(peer, request).await) }
         });
         let builder = self.builder();
-        let io = TokioIo::new(StallGuard::new(transport, self.limits.write_timeout));
+        let io = TokioIo::new(StallGuard::new(io, self.limits.write_timeout));
         let mut connection = std::pin::pin!(builder.serve_connection(io, answer));
         let ended = tokio::select! {
             ended = connection.as_mut() => Some(ended),
@@ -169,17 +273,6 @@ impl Connection {
         };
         if let Err(error) = ended {
             tracing::debug!(peer = %self.peer, %error, "a connection ended in an error");
-        }
-    }
-
-    /// Waits for the client's first byte, as long as headers may take or until the process stops.
-    async fn first_byte(&self, stream: &TcpStream) -> Option<u8> {
-        let mut first = [0];
-        tokio::select! {
-            () = self.shutdown.begun() => None,
-            peeked = tokio::time::timeout(self.limits.header_timeout, stream.peek(&mut first)) => {
-                matches!(peeked, Ok(Ok(1))).then_some(first[0])
-            }
         }
     }
 

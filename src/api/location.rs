@@ -4,7 +4,10 @@ use std::net::SocketAddr;
 
 use http::{HeaderValue, header, request::Parts, uri::Authority};
 
-use super::config::{Config, LocationForm};
+use super::{
+    config::{Config, LocationForm},
+    listener::OverTls,
+};
 use crate::oci::{Digest, RepositoryName, UploadPosition};
 
 /// Makes the `Location` headers of one request's answer.
@@ -58,7 +61,8 @@ fn from_request(config: &Config, peer: SocketAddr, request: &Parts) -> Option<St
     let host: Authority = forwarded("x-forwarded-host").or(own_host)?.parse().ok()?;
     let scheme = match forwarded("x-forwarded-proto") {
         Some("https") => "https",
-        _ => "http",
+        None if request.extensions.get::<OverTls>().is_some() => "https",
+        Some(_) | None => "http",
     };
     Some(format!("{scheme}://{host}"))
 }

@@ -21,6 +21,7 @@ pub mod route;
 mod sendfile;
 mod stall;
 mod tags;
+mod tls;
 mod upload;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -33,6 +34,7 @@ pub use config::Config;
 pub use dispatch::Face;
 pub use listener::{Limits, Listener, Service};
 pub use sendfile::Data;
+pub use tls::{Certificates, Handshakes, TlsConfig, TlsError, Transport};
 
 use crate::{registry::Registry, runtime::Tasks};
 use metrics::HttpMetrics;

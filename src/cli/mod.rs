@@ -15,6 +15,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 pub use prewarm::{Image, InvalidImage};
 
 use crate::{
+    api::Certificates,
     config::{Config, Loaded, ProcessEnvironment},
     runtime::{ByteBudget, Shutdown, Tasks},
     server::{self, Server},
@@ -119,7 +120,7 @@ async fn serve(config: Config) -> ExitCode {
     let signals = Signals::new();
     let server = match Server::bind(config, shutdown.clone()).await {
         Ok(server) => server,
-        Err(error) => return fail(&error, 1),
+        Err(error) => return fail(&error, exit_status(&error)),
     };
     let signals = tokio::spawn(async move {
         signals.wait().await;
@@ -161,8 +162,8 @@ impl Signals {
 }
 
 async fn check(loaded: Loaded) -> ExitCode {
-    if let Err(error) = set_up_upstreams(&loaded.config) {
-        return fail(&error, 1);
+    if let Err(error) = read_files(&loaded.config) {
+        return fail(&error, exit_status(&error));
     }
     let mut output = std::io::stdout();
     let _nobody_reads = output.write_all(loaded.effective.as_bytes());
@@ -176,12 +177,22 @@ async fn check(loaded: Loaded) -> ExitCode {
     }
 }
 
-/// Reads what the upstreams' settings name: certificates, keys and credentials. Asks none of them.
-fn set_up_upstreams(config: &Config) -> Result<(), server::Error> {
+/// Reads what settings name: the registry's certificate and key, and certificates, keys and credentials of
+/// upstreams. Asks none of them.
+fn read_files(config: &Config) -> Result<(), server::Error> {
     // Only the first call in a process has an effect; the others agree with it.
     let _already_installed = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    config.api.tls.clone().map(Certificates::load).transpose()?;
     Upstreams::new(&config.upstreams, &Tasks::new(), &prometheus::Registry::new())?;
     Ok(())
+}
+
+/// The status with which the daemon that does not start ends, and the check that finds out before.
+const fn exit_status(error: &server::Error) -> u8 {
+    match error {
+        server::Error::Tls(_) => EXIT_UNUSABLE,
+        server::Error::Storage(_) | server::Error::Upstreams(_) | server::Error::Bind { .. } => 1,
+    }
 }
 
 /// Opens the storage and writes, reads and deletes an object there. Returns what it is called.

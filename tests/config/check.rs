@@ -63,6 +63,64 @@ async fn certificates_of_an_upstream_are_read() {
 }
 
 #[tokio::test]
+async fn the_certificate_of_the_registry_is_read() {
+    for (cert_file, key_file, told) in [
+        (
+            "missing.pem",
+            "server.key",
+            "api.tls.cert_file: missing.pem cannot be read: No such file",
+        ),
+        ("server.pem", "missing.key", "api.tls.key_file: missing.key cannot be read: No such file"),
+        ("server.key", "server.key", "api.tls.cert_file: server.key holds no usable certificate"),
+        ("empty", "server.key", "api.tls.cert_file: empty holds no usable certificate"),
+        ("server.pem", "server.pem", "api.tls.key_file: server.pem holds no usable key"),
+        ("server.pem", "client.key", "api.tls: server.pem and client.key cannot be used together"),
+    ] {
+        let text = format!("api: {{tls: {{cert_file: {cert_file}, key_file: {key_file}}}}}\n");
+        let program = with_certificate().file("m.yml", &text);
+        for command in ["check", "serve"] {
+            let Outcome { code, stderr, .. } = program.run(&[command, "--config", "m.yml"]).await;
+            assert_eq!(code, Some(UNUSABLE), "{command}: {stderr}");
+            assert_has(&stderr, &[&format!("millpond: {told}")]);
+        }
+    }
+    let text = "api: {tls: {cert_file: server.pem, key_file: server.key}}\n";
+    let program = with_certificate().file("m.yml", text);
+    let Outcome { code, stdout, stderr } = program.run(&["check", "--config", "m.yml"]).await;
+    assert_eq!(code, Some(0), "{stderr}");
+    assert_has(&stdout, &["    cert_file: server.pem\n    key_file: server.key\n", "is good"]);
+}
+
+/// The program with files to name in `api.tls`.
+fn with_certificate() -> Program {
+    Program::new()
+        .file("server.pem", include_str!("../support/tls/server.pem"))
+        .file("server.key", include_str!("../support/tls/server.key"))
+        .file("client.key", include_str!("../support/tls/client.key"))
+        .file("empty", "")
+}
+
+#[tokio::test]
+async fn a_certificate_without_its_key_is_a_problem_and_so_is_a_key_alone() {
+    let wanted = "give the paths of cert_file and key_file, or neither";
+    for key in ["cert_file", "key_file"] {
+        let told = format!("api.tls.{key} = \"server.pem\": {wanted}\n");
+        let text = format!("api: {{tls: {{{key}: server.pem}}}}\n");
+        let program = with_certificate().file("m.yml", &text);
+        let name = format!("MILLPOND_API__TLS__{}", key.to_uppercase());
+        let by_variable = with_certificate().file("m.yml", "").variable(&name, "server.pem");
+        for command in ["check", "serve"] {
+            for (program, origin) in [(&program, "m.yml"), (&by_variable, name.as_str())] {
+                let Outcome { code, stderr, .. } =
+                    program.run(&[command, "--config", "m.yml"]).await;
+                assert_eq!(code, Some(UNUSABLE), "{command}: {stderr}");
+                assert_has(&stderr, &[&format!("  {origin}: {told}")]);
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn every_problem_is_told_at_once() {
     let text = "log: {level: loud}\n\
                 api: {listen: '0.0.0.0:5000', connections: 0, lisen: 1}\n\

@@ -29,6 +29,9 @@ macro_rules! on_both_backends {
 mod admin;
 mod blobs;
 mod catalog;
+#[expect(dead_code, reason = "the server with these certificates is Millpond here")]
+#[path = "../support/certificates.rs"]
+mod certificates;
 mod chunks;
 mod client;
 mod connections;
@@ -51,4 +54,5 @@ mod s3_requests;
 mod s3_server;
 mod sessions;
 mod tags;
+mod tls;
 mod uploads_purge;
