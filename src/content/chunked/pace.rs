@@ -6,9 +6,13 @@ use tokio::time::Instant;
 
 use crate::cache::{ChunkIndex, ChunkLayout};
 
-/// Bytes of a piece for who is slow, or has just begun. They stay in memory until they are sent, also when nobody
-/// else needs the chunk any more.
+/// Bytes of a piece for who is slow. They stay in memory until they are sent, also when nobody else needs the chunk
+/// any more.
 const SMALL_PIECE_BYTES: u64 = 64 << 10;
+
+/// Bytes of the first piece, which the socket's buffer most likely has room for. With smaller ones a blob of 1 MiB
+/// was sent half as fast.
+const FIRST_PIECE_BYTES: u64 = 256 << 10;
 
 /// Bytes of a piece for who is quick.
 const LARGE_PIECE_BYTES: u64 = 1 << 20;
@@ -40,17 +44,18 @@ pub(super) struct Pace {
 impl Pace {
     pub(super) fn new(layout: ChunkLayout, start: u64) -> Self {
         let chunks_most = (AHEAD_BYTES / layout.chunk_bytes()).min(AHEAD_CHUNKS);
-        let (piece_bytes, next) = (SMALL_PIECE_BYTES, layout.index_at(start));
+        let (piece_bytes, next) = (FIRST_PIECE_BYTES, layout.index_at(start));
         Self { piece_bytes, given: None, next, chunks: 1, chunks_most }
     }
 
     /// How much it gets now, because it asks for more.
     pub(super) fn piece_bytes(&mut self) -> u64 {
-        let is_quick = self.given.is_some_and(|given| given.elapsed() < QUICK_PIECE);
-        self.piece_bytes = if is_quick {
-            (2 * self.piece_bytes).min(LARGE_PIECE_BYTES)
-        } else {
-            SMALL_PIECE_BYTES
+        self.piece_bytes = match self.given {
+            None => FIRST_PIECE_BYTES,
+            Some(given) if given.elapsed() < QUICK_PIECE => {
+                (2 * self.piece_bytes).min(LARGE_PIECE_BYTES)
+            }
+            Some(_) => SMALL_PIECE_BYTES,
         };
         self.piece_bytes
     }
@@ -101,7 +106,7 @@ mod tests {
             bytes >> 10
         };
         let sizes: Vec<u64> = (0..7).map(|_| give(&mut pace)).collect();
-        assert_eq!(sizes, [64, 128, 256, 512, 1024, 1024, 1024]);
+        assert_eq!(sizes, [256, 512, 1024, 1024, 1024, 1024, 1024]);
         assert!(pace.is_quick());
         tokio::time::advance(SECOND).await;
         assert_eq!(give(&mut pace), 64);
