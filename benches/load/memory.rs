@@ -87,11 +87,13 @@ impl Report {
             self.server_cpu_seconds
         );
         println!(
-            "resident: {:.0} MiB before, {:.0} MiB at most (sampled {:.0}, of it without files {:.0})",
+            "resident: {:.0} MiB before, {:.0} MiB at most (sampled {:.0}, of it without files {:.0}); \
+             in files that are only in memory: {:.0} MiB at most",
             self.before.resident_bytes as f64 / MIB,
             self.most.peak_resident_bytes as f64 / MIB,
             self.most.resident_bytes as f64 / MIB,
-            self.most.anonymous_bytes as f64 / MIB
+            self.most.anonymous_bytes as f64 / MIB,
+            self.most.memory_file_bytes as f64 / MIB
         );
     }
 }
@@ -113,6 +115,7 @@ async fn watch<T>(server: &Process, work: impl Future<Output = Result<T>>) -> Re
         let now = server.memory().context("the server is gone")?;
         most.resident_bytes = most.resident_bytes.max(now.resident_bytes);
         most.anonymous_bytes = most.anonymous_bytes.max(now.anonymous_bytes);
+        most.memory_file_bytes = most.memory_file_bytes.max(now.memory_file_bytes);
         most.peak_resident_bytes = now.peak_resident_bytes;
         if let Some(done) = done {
             return Ok((done, most));

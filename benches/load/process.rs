@@ -1,6 +1,7 @@
 //! What the kernel knows about a process.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -8,6 +9,8 @@ use serde::Serialize;
 
 /// Linux counts CPU time for /proc in hundredths of a second on all architectures of ours.
 const TICK: Duration = Duration::from_millis(10);
+/// Linux counts the length of files in these, whatever the file system's are.
+const BLOCK_BYTES: u64 = 512;
 /// Places in /proc/PID/stat, counted from the field after the name (`state`).
 const USER_FIELD: usize = 11;
 const SYSTEM_FIELD: usize = 12;
@@ -64,7 +67,21 @@ impl Process {
             resident_bytes: field("VmRSS:")?,
             peak_resident_bytes: field("VmHWM:")?,
             anonymous_bytes: field("RssAnon:")?,
+            memory_file_bytes: self.memory_file_bytes(),
         })
+    }
+
+    /// What files take that are only in memory (`memfd_create`). One that is closed meanwhile counts for nothing.
+    fn memory_file_bytes(&self) -> u64 {
+        let descriptors =
+            fs::read_dir(format!("{}/fd", self.folder)).into_iter().flatten().flatten();
+        let taken = descriptors.filter_map(|descriptor| {
+            let file = fs::read_link(descriptor.path()).ok()?;
+            let is_in_memory = file.to_string_lossy().starts_with("/memfd:");
+            let metadata = is_in_memory.then(|| fs::metadata(descriptor.path()))?.ok()?;
+            Some(metadata.blocks() * BLOCK_BYTES)
+        });
+        taken.sum()
     }
 
     fn read(&self, file: &str) -> Result<String> {
@@ -82,4 +99,6 @@ pub(crate) struct Memory {
     pub(crate) peak_resident_bytes: u64,
     /// The part now in memory that belongs to no file.
     pub(crate) anonymous_bytes: u64,
+    /// In files that are only in memory, which do not count as resident.
+    pub(crate) memory_file_bytes: u64,
 }

@@ -19,11 +19,12 @@ pub(crate) struct Outcome {
     pub(crate) stderr: String,
 }
 
-/// The command; what it starts does not outlive its handle. Its output is no terminal.
+/// The command; what it starts does not outlive its handle. Its output is no terminal. An interrupt ends it, also
+/// where this process was started with interrupts ignored, as shells start what runs in the background.
 pub(crate) fn command(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_millpond"));
+    let mut command = Command::new("/usr/bin/env");
     command
-        .arg("prewarm")
+        .args(["--default-signal=INT", env!("CARGO_BIN_EXE_millpond"), "prewarm"])
         .args(arguments)
         .env_clear()
         .stdin(Stdio::null())
