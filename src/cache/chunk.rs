@@ -1,18 +1,21 @@
 //! A chunk that can be read, maybe while it comes.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{Arc, Weak},
+};
 
 use tokio::sync::watch;
 
 use super::arena::Block;
 
-/// A chunk that is there, or comes. It can be read by many at once.
+/// A chunk that is there, or comes. It can be read by many at once, none of whom keeps it there.
 #[derive(Clone)]
 pub struct Chunk<E>(Kind<E>);
 
 #[derive(Clone)]
 enum Kind<E> {
-    Complete(Arc<Block>),
+    Complete(Weak<Block>),
     Coming(watch::Receiver<Progress<E>>),
 }
 
@@ -22,7 +25,8 @@ pub(super) enum Progress<E> {
     Waiting,
     /// So many bytes from its beginning on can be read.
     Partial(Arc<Block>, u64),
-    Complete(Arc<Block>),
+    /// All of it can be read, as long as the pond keeps it.
+    Complete(Weak<Block>),
     Failed(E),
 }
 
@@ -36,22 +40,23 @@ pub enum Unfilled<E> {
 }
 
 impl<E: Clone> Chunk<E> {
-    pub(super) const fn complete(block: Arc<Block>) -> Self {
-        Self(Kind::Complete(block))
+    pub(super) fn complete(block: &Arc<Block>) -> Self {
+        Self(Kind::Complete(Arc::downgrade(block)))
     }
 
     pub(super) const fn coming(progress: watch::Receiver<Progress<E>>) -> Self {
         Self(Kind::Coming(progress))
     }
 
-    /// Waits until the byte at `offset` can be read. Returns where it is, and where what can be read ends.
+    /// Waits until the byte at `offset` can be read. Returns where it is, and where what can be read ends; `None` if
+    /// the chunk was there and has gone.
     ///
     /// # Errors
     /// [`Unfilled`], also of a byte that the chunk does not have.
     ///
     /// # Cancel safety
     /// Dropping the future changes nothing.
-    pub async fn readable(&mut self, offset: u64) -> Result<(Arc<Block>, u64), Unfilled<E>> {
+    pub async fn readable(&mut self, offset: u64) -> Readable<E> {
         let progress = match &mut self.0 {
             Kind::Complete(block) => return readable_of(block, offset),
             Kind::Coming(progress) => progress,
@@ -64,16 +69,23 @@ impl<E: Clone> Chunk<E> {
         let found = progress.wait_for(is_decided).await.map_err(|_gone| Unfilled::Abandoned)?;
         match &*found {
             Progress::Waiting => Err(Unfilled::Abandoned),
-            Progress::Partial(block, end) => Ok((Arc::clone(block), *end)),
+            Progress::Partial(block, end) => Ok(Some((Arc::clone(block), *end))),
             Progress::Complete(block) => readable_of(block, offset),
             Progress::Failed(error) => Err(Unfilled::Failed(error.clone())),
         }
     }
 }
 
-fn readable_of<E>(block: &Arc<Block>, offset: u64) -> Result<(Arc<Block>, u64), Unfilled<E>> {
-    let has_it = offset < block.len();
-    has_it.then(|| (Arc::clone(block), block.len())).ok_or(Unfilled::Abandoned)
+type Readable<E> = Result<Option<(Arc<Block>, u64)>, Unfilled<E>>;
+
+fn readable_of<E>(block: &Weak<Block>, offset: u64) -> Readable<E> {
+    match block.upgrade() {
+        Some(block) if offset >= block.len() => Err(Unfilled::Abandoned),
+        found => Ok(found.map(|block| {
+            let end = block.len();
+            (block, end)
+        })),
+    }
 }
 
 impl<E> fmt::Debug for Chunk<E> {

@@ -140,7 +140,7 @@ impl<E: Clone> Shared<E> {
     fn remembered(&self, key: &ChunkKey) -> Option<Chunk<E>> {
         let entry = self.memory.get(key)?;
         self.metrics.found(Found::Memory);
-        Some(Chunk::complete(Arc::clone(entry.value())))
+        Some(Chunk::complete(entry.value()))
     }
 }
 
@@ -181,6 +181,17 @@ impl<E> ChunkWriter<E> {
         Ok(())
     }
 
+    /// The same if there is memory now; says whether.
+    pub fn begin_now(&mut self) -> bool {
+        if self.taken.is_none() {
+            let permit = self.shared.coming_budget.try_acquire(self.chunk_bytes);
+            let block =
+                permit.and_then(|permit| Some((Block::reserve(self.chunk_bytes).ok()?, permit)));
+            self.taken = block.map(|(block, permit)| (Arc::new(block), permit));
+        }
+        self.taken.is_some()
+    }
+
     /// Takes in the next bytes.
     ///
     /// # Errors
@@ -207,7 +218,7 @@ impl<E> ChunkWriter<E> {
         // First to where it is looked for first: at every moment it is in one of the two.
         self.shared.memory.insert(self.key, Arc::clone(&block));
         self.shared.coming().remove(&self.key);
-        self.sender.send_replace(Progress::Complete(block));
+        self.sender.send_replace(Progress::Complete(Arc::downgrade(&block)));
         drop(permit);
     }
 
@@ -228,6 +239,15 @@ impl<E> Drop for ChunkWriter<E> {
         {
             there.remove();
         }
+        drop(coming);
+        // Whoever still waits keeps no memory of what does not come.
+        self.sender.send_if_modified(|progress| {
+            let is_partial = matches!(progress, Progress::Partial(..));
+            if is_partial {
+                *progress = Progress::Waiting;
+            }
+            is_partial
+        });
     }
 }
 
@@ -301,7 +321,7 @@ mod tests {
         chunk: &mut Chunk<&'static str>,
         offset: u64,
     ) -> Result<u64, Unfilled<&'static str>> {
-        chunk.readable(offset).await.map(|(_, end)| end)
+        chunk.readable(offset).await.map(|found| found.expect("it is kept").1)
     }
 
     #[tokio::test]
@@ -314,7 +334,7 @@ mod tests {
         assert!(futures_util::poll!(std::pin::pin!(second.readable(0))).is_pending());
         writer.write(&[1; 1000]).unwrap();
         for chunk in [&mut first, &mut second] {
-            let (block, end) = chunk.readable(999).await.unwrap();
+            let (block, end) = chunk.readable(999).await.unwrap().unwrap();
             assert_eq!(end, 1000);
             let mut bytes = [0; 10];
             block.piece(990..1000).read(&mut bytes).unwrap();
@@ -342,6 +362,26 @@ mod tests {
         assert_eq!(end_of(&mut second, 0).await, Err(Unfilled::Abandoned));
         fill(&pond, key(1)).await;
         assert!(find(&pond, key(1)).is_some());
+    }
+
+    #[tokio::test]
+    async fn whoever_reads_a_chunk_does_not_keep_it() {
+        let pond = pond();
+        let (mut reader, mut writer) = begin(&pond, key(1));
+        assert!(writer.begin_now());
+        writer.write(&[1; 1000]).unwrap();
+        let block = Arc::downgrade(&reader.readable(0).await.unwrap().unwrap().0);
+        writer.write(&[1; MIB as usize - 1000]).unwrap();
+        writer.finish();
+        pond.0.memory.remove(&key(1));
+        assert!(block.upgrade().is_none());
+        assert!(reader.readable(0).await.unwrap().is_none());
+        let (mut reader, mut writer) = begin(&pond, key(1));
+        assert!(writer.begin_now());
+        writer.write(&[1; 1000]).unwrap();
+        let block = Arc::downgrade(&reader.readable(0).await.unwrap().unwrap().0);
+        drop(writer);
+        assert!(block.upgrade().is_none());
     }
 
     #[tokio::test]

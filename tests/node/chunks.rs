@@ -173,3 +173,20 @@ async fn who_reads_slowly_keeps_nothing_in_memory_and_gets_the_right_bytes() {
     let (gets, _) = asked(&node);
     assert!((1..18 + 64).contains(&gets), "{gets} requests");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_for_chunks_leaves_the_memory_in_which_they_come() {
+    let bytes = pattern(10 * MIB, 1);
+    let (node, path) = node_of(&bytes, "memory: {buffers: 16MiB}").await;
+    node.s3().inject(Injection::new(Action::Delay(Duration::from_millis(300))).on("/data"));
+    // Bytes of HTTP/2 are copied, so each of these pays for a window before its first chunk is there.
+    let pulls = (0..100).map(|_| async {
+        let client = reqwest::Client::builder().http2_prior_knowledge().build().unwrap();
+        let answer = client.get(format!("{}{path}", node.url())).send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+        answer.bytes().await
+    });
+    for pulled in join_all(pulls).await {
+        assert!(pulled.unwrap() == bytes, "other bytes");
+    }
+}

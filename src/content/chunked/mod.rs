@@ -32,10 +32,11 @@ pub(in crate::content) struct Chunked {
     lengths: Cache<Digest, u64>,
     openings: SingleFlight<Digest, Result<u64, Error>>,
     tasks: Tasks,
-    /// For clients to whom bytes cannot be sent from the pond's memory.
-    budget: ByteBudget,
     buffers: Buffers,
-    /// For readers so slow that what they read is not in memory any more: half of `budget`.
+    /// For clients to whom bytes cannot be sent from the pond's memory: half of the buffers. Who holds some of it
+    /// waits for chunks, and for those too there must be memory to come from the storage.
+    copy_budget: ByteBudget,
+    /// For readers so slow that what they read is not in memory any more: a quarter.
     apart_budget: ByteBudget,
 }
 
@@ -47,8 +48,10 @@ impl Chunked {
     ) -> Self {
         let lengths = Cache::new(KNOWN_LENGTHS);
         let openings = SingleFlight::new("open content", tasks.clone());
-        let (buffers, apart_budget) = (Buffers::new(), budget.part(budget.total_bytes() / 2));
-        Self { pond, storage, lengths, openings, tasks, budget, buffers, apart_budget }
+        let copy_budget = budget.part(budget.total_bytes() / 2);
+        let apart_budget = budget.part(budget.total_bytes() / 4);
+        let buffers = Buffers::new();
+        Self { pond, storage, lengths, openings, tasks, buffers, copy_budget, apart_budget }
     }
 
     /// Opens the content and waits for the first bytes of `range`. Returns the length of the content, too.
@@ -90,8 +93,7 @@ impl Chunked {
             self.lengths.insert(*digest, meta.size_bytes).await;
             return Ok(meta.size_bytes);
         }
-        let (chunked, opened) = (Arc::clone(self), *digest);
-        let opening = chunked.open_beginning(opened);
+        let opening = Arc::clone(self).open_beginning(*digest);
         let length = self.openings.run(*digest, opening).await;
         length.unwrap_or_else(|abandoned| Err(unavailable(digest, abandoned)))
     }
@@ -133,21 +135,19 @@ impl Chunked {
         let mut source = Some(source);
         for (place, writer) in fills {
             let Some(mut writer) = writer else {
-                let left_out = match &mut source {
-                    Some(source) => source.leave_out(place.length()).await,
-                    None => Ok(()),
-                };
-                source = source.filter(|_| left_out.is_ok());
+                if let Some(mut open) = source.take() {
+                    source = open.leave_out(place.length()).await.is_ok().then_some(open);
+                }
                 continue;
             };
-            let filled = match &mut source {
-                Some(source) => source.fill(&mut writer).await.is_ok(),
-                None => false,
-            };
-            if filled {
+            // Who has to wait for memory lets go of the connection: others may need it to give some back.
+            source = source.filter(|_| writer.begin_now());
+            if let Some(mut open) = source.take()
+                && open.fill(&mut writer).await.is_ok()
+            {
                 writer.finish();
+                source = Some(open);
             } else {
-                source = None;
                 Arc::clone(&self).fill(place, writer).await;
             }
         }

@@ -1,10 +1,6 @@
 //! One client's way through content, chunk by chunk.
 
-use std::{
-    fmt,
-    ops::Range,
-    sync::{Arc, Weak},
-};
+use std::{fmt, ops::Range, sync::Arc};
 
 use futures_util::{Stream, TryStreamExt, stream};
 use tokio::time::Instant;
@@ -65,7 +61,7 @@ impl ChunkBytes {
     /// # Errors
     /// [`Fault::Busy`] if there is no memory for them for 10 seconds.
     pub(in crate::content) async fn into_stream(self) -> Result<ObjectStream, Error> {
-        let Chunked { budget, buffers, .. } = &*self.reader.chunked;
+        let Chunked { copy_budget: budget, buffers, .. } = &*self.reader.chunked;
         let pool = buffers.for_stream(budget).clone();
         let buffer_bytes = pool.buffer_bytes();
         let window_bytes = WINDOW_PIECES * buffer_bytes as u64;
@@ -107,11 +103,9 @@ struct Current {
 }
 
 enum State {
-    /// Somebody fills it.
-    Coming(Chunk<Error>),
-    /// It was there. Who reads slowly does not keep it there.
-    Here(Weak<Block>),
-    /// It is needed by nobody else.
+    /// It is there, or somebody fills it.
+    Near(Chunk<Error>),
+    /// It was there, and nobody else needed it.
     Gone,
 }
 
@@ -168,7 +162,7 @@ impl Reader {
         } else {
             let chunk = self.chunked.chunk(place.clone());
             self.look_ahead(index);
-            State::Coming(chunk)
+            State::Near(chunk)
         };
         Current { place, state, since: Instant::now() }
     }
@@ -197,29 +191,21 @@ impl Current {
         chunked: &Chunked,
         offset: u64,
     ) -> Result<Option<(Arc<Block>, u64)>, Error> {
-        if let State::Here(block) = &self.state {
-            match block.upgrade() {
-                Some(block) => {
-                    let end = block.len();
-                    return Ok(Some((block, end)));
-                }
-                None => self.state = State::Gone,
-            }
+        if let State::Gone = self.state
+            && let Some(chunk) = chunked.pond.get(&self.place.key)
+        {
+            // Somebody else has had it fetched again.
+            self.state = State::Near(chunk);
         }
-        if let State::Gone = self.state {
-            // Unless somebody else has had it fetched again.
-            let Some(chunk) = chunked.pond.get(&self.place.key) else { return Ok(None) };
-            self.state = State::Coming(chunk);
-        }
-        let State::Coming(chunk) = &mut self.state else { return Ok(None) };
-        let (block, end) = chunk.readable(offset).await.map_err(|unfilled| match unfilled {
+        let State::Near(chunk) = &mut self.state else { return Ok(None) };
+        let found = chunk.readable(offset).await.map_err(|unfilled| match unfilled {
             Unfilled::Failed(error) => error,
             Unfilled::Abandoned => unavailable(&self.place.key.digest, Abandoned),
         })?;
-        if end == block.len() {
-            self.state = State::Here(Arc::downgrade(&block));
+        if found.is_none() {
+            self.state = State::Gone;
         }
-        Ok(Some((block, end)))
+        Ok(found)
     }
 }
 

@@ -23,11 +23,10 @@ impl Source {
         Self { digest, stream, here: Bytes::new() }
     }
 
-    /// Writes what is missing of a chunk.
+    /// Writes what is missing of a chunk, for which there is memory.
     pub(super) async fn fill(&mut self, writer: &mut ChunkWriter<Error>) -> Result<(), Error> {
         let of = self.digest;
         let failed = move |error| unavailable(&of, error);
-        writer.begin().await.map_err(failed)?;
         while writer.missing_bytes() > 0 {
             let bytes = self.next(writer.missing_bytes()).await?;
             writer.write(&bytes).map_err(failed)?;
