@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, io, net::SocketAddr, sync::Arc};
 
 use crate::{
     api::{self, Admin, Api, Certificates, Face, Listener, Readiness, Transport},
-    cache::Pond,
+    cache::{DiskKeeper, Pond},
     config::Config,
     content::ContentStore,
     registry::{self, Registry},
@@ -27,6 +27,7 @@ pub struct Server {
     listeners: Vec<(Listener, Arc<Face>)>,
     admin_listener: Listener,
     certificates: Option<Certificates>,
+    disk_keeper: Option<DiskKeeper>,
     tasks: Tasks,
     shutdown: Shutdown,
 }
@@ -71,10 +72,13 @@ impl Server {
         let upstreams = Upstreams::new(&config.upstreams, &tasks, &metrics)?;
         let content =
             ContentStore::new(Arc::clone(&shared), config.registry.known_for, tasks.clone());
-        let content = match &config.storage {
+        let (content, disk_keeper) = match &config.storage {
             // What lies in files of this machine is in the kernel's memory already.
-            storage::Config::Directory { .. } => content,
-            storage::Config::S3(_) => content.through(Pond::new(&config.cache, &metrics), budget),
+            storage::Config::Directory { .. } => (content, None),
+            storage::Config::S3(_) => {
+                let (pond, disk_keeper) = Pond::new(&config.cache, &metrics);
+                (content.through(pond, budget), disk_keeper)
+            }
         };
         let registry =
             Registry::new(config.registry.clone(), content, upstreams, (&tasks, &metrics));
@@ -96,6 +100,7 @@ impl Server {
             listeners,
             admin_listener,
             certificates,
+            disk_keeper,
             tasks,
             shutdown,
         })
@@ -138,6 +143,9 @@ impl Server {
         tasks.spawn("purge", registry::run_purges(Arc::clone(&registry), shutdown.clone()));
         if let Some(certificates) = self.certificates {
             tasks.spawn("certificates", certificates.keep_fresh(shutdown.clone()));
+        }
+        if let Some(disk_keeper) = self.disk_keeper {
+            tasks.spawn("cache on the disk", disk_keeper.run(shutdown.clone()));
         }
         readiness.serving();
         shutdown.begun().await;

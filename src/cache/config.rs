@@ -1,6 +1,6 @@
 //! Settings of the cache.
 
-use std::fs;
+use std::{fs, path::PathBuf};
 
 use crate::runtime::{ByteSize, Section};
 
@@ -12,12 +12,51 @@ const MEMORY_MOST: ByteSize = ByteSize(1 << 44);
 /// The part of the machine's memory that is taken where nothing is said: one in so many.
 const SHARE_OF_MACHINE: u64 = 4;
 
+/// Where chunks are kept where nothing is said.
+const DISK_PATH: &str = "./millpond-data/cache";
+
+/// With less, a chunk or two would drive out all others.
+const DISK_LEAST: ByteSize = ByteSize::mebibytes(64);
+
+const DISK_MOST: ByteSize = ByteSize(1 << 50);
+
 /// Settings of the cache, section `cache`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Config {
     /// Memory for chunks of blobs that lie in a bucket, at least 64 MiB. Default: a quarter of the machine's memory,
     /// or of what its control group may use.
     pub memory: Option<ByteSize>,
+    /// The disk for chunks that were used more than once.
+    pub disk: DiskConfig,
+}
+
+/// Settings of the cache's disk, section `cache.disk`.
+#[derive(Clone, Debug)]
+pub struct DiskConfig {
+    /// The folder, which no other process uses. Default: `./millpond-data/cache`.
+    pub path: PathBuf,
+    /// Bytes of the disk, at least 64 MiB; zero for none. Default: a quarter of its size. What is less than a
+    /// twentieth of the disk is always left free.
+    pub size: Option<ByteSize>,
+}
+
+impl DiskConfig {
+    /// Whether no disk is to be used.
+    #[must_use]
+    pub fn is_off(&self) -> bool {
+        self.size == Some(ByteSize(0))
+    }
+
+    fn read(section: &mut Section<'_>) -> Self {
+        let path = section.get("path", PathBuf::from(DISK_PATH));
+        let size = section.optional::<ByteSize>("size");
+        let is_wrong = |size: &ByteSize| size.0 != 0 && !(DISK_LEAST..=DISK_MOST).contains(size);
+        if let Some(wrong) = size.filter(is_wrong) {
+            let expected = format!("{DISK_LEAST} to {DISK_MOST}, or 0B for none, is expected");
+            section.problem("size", Some(wrong.to_string()), expected);
+        }
+        Self { path, size }
+    }
 }
 
 impl Config {
@@ -28,7 +67,7 @@ impl Config {
             let expected = format!("{MEMORY_LEAST} to {MEMORY_MOST} is expected");
             section.problem("memory", Some(wrong.to_string()), expected);
         }
-        Self { memory }
+        Self { memory, disk: DiskConfig::read(&mut section.section("disk")) }
     }
 
     /// The memory for chunks, in bytes.
@@ -67,7 +106,8 @@ mod tests {
 
     #[test]
     fn what_is_said_is_taken() {
-        let config = Config { memory: Some(ByteSize::mebibytes(100)) };
+        let disk = DiskConfig { path: PathBuf::new(), size: None };
+        let config = Config { memory: Some(ByteSize::mebibytes(100)), disk };
         assert_eq!(config.memory_bytes(), 100 << 20);
     }
 }

@@ -17,6 +17,18 @@ const LARGE_BLOB_BYTES: u64 = 64 << 20;
 pub struct ChunkIndex(u64);
 
 impl ChunkIndex {
+    /// The chunk of this number.
+    #[must_use]
+    pub const fn new(number: u64) -> Self {
+        Self(number)
+    }
+
+    /// Its number.
+    #[must_use]
+    pub const fn number(self) -> u64 {
+        self.0
+    }
+
     /// The chunk so many places further on.
     #[must_use]
     pub const fn plus(self, count: u64) -> Self {
@@ -70,7 +82,7 @@ impl ChunkLayout {
     #[must_use]
     pub fn range(&self, index: ChunkIndex) -> Range<u64> {
         let start = index.0.saturating_mul(self.chunk_bytes).min(self.blob_bytes);
-        start..(start + self.chunk_bytes).min(self.blob_bytes)
+        start..start.saturating_add(self.chunk_bytes).min(self.blob_bytes)
     }
 
     /// The chunks that `part` of the blob touches.

@@ -1,15 +1,19 @@
 //! What is counted of the pond.
 
-use std::sync::Arc;
+use std::time::Duration;
 
-use foyer::Cache;
+use foyer::{Cache, Event, EventListener};
 use prometheus::{
-    IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
     core::{Collector, Desc},
     proto::MetricFamily,
 };
 
-use super::{Block, ChunkKey};
+use super::{ChunkKey, pond::Kept};
+
+/// Buckets from a chunk that the disk's cache has to one that comes over a slow line, in seconds.
+const FILL_SECONDS_BUCKETS: [f64; 11] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0];
 
 /// Where a chunk was found.
 #[derive(Clone, Copy, Debug)]
@@ -17,37 +21,68 @@ pub(super) enum Found {
     Memory,
     /// Somebody was filling it.
     Coming,
+    Disk,
     Nothing,
 }
 
-/// Metrics: `millpond_cache_lookups_total{found}`, `millpond_cache_filled_bytes_total` and
-/// `millpond_cache_memory_bytes`.
+/// Where the bytes of a chunk come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    Disk,
+    /// Whoever fills the chunk knows where.
+    Elsewhere,
+}
+
+impl Origin {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Disk => "disk",
+            Self::Elsewhere => "storage",
+        }
+    }
+}
+
+/// Metrics: `millpond_cache_lookups_total{found}`, `millpond_cache_filled_bytes_total{from}`,
+/// `millpond_cache_fill_seconds{from}`, `millpond_cache_memory_bytes` and `millpond_cache_memory_evictions_total`.
 #[derive(Clone, Debug)]
 pub(super) struct PondMetrics {
     memory: IntCounter,
     coming: IntCounter,
+    disk: IntCounter,
     nothing: IntCounter,
-    filled_bytes: IntCounter,
+    filled_bytes: IntCounterVec,
+    fill_seconds: HistogramVec,
+    evictions: IntCounter,
 }
 
 impl PondMetrics {
-    pub(super) fn register(registry: &Registry, memory: Cache<ChunkKey, Arc<Block>>) -> Self {
+    pub(super) fn register(registry: &Registry) -> Self {
         let lookups =
             Opts::new("millpond_cache_lookups_total", "Looks for a chunk, by where it was");
         let lookups = IntCounterVec::new(lookups, &["found"]).expect("the metric is well formed");
-        let filled_bytes = IntCounter::new(
+        let filled_bytes = Opts::new(
             "millpond_cache_filled_bytes_total",
-            "Bytes that chunks were filled with",
+            "Bytes that chunks were filled with, by where they came from",
+        );
+        let filled_bytes =
+            IntCounterVec::new(filled_bytes, &["from"]).expect("the metric is well formed");
+        let fill_seconds = HistogramOpts::new(
+            "millpond_cache_fill_seconds",
+            "Time from the first look for a chunk until all of it was in memory",
+        )
+        .buckets(FILL_SECONDS_BUCKETS.to_vec());
+        let fill_seconds =
+            HistogramVec::new(fill_seconds, &["from"]).expect("the metric is well formed");
+        let evictions = IntCounter::new(
+            "millpond_cache_memory_evictions_total",
+            "Chunks that went from memory to make room",
         )
         .expect("the metric is well formed");
-        let gauge =
-            IntGauge::new("millpond_cache_memory_bytes", "Memory of the chunks that are kept")
-                .expect("the metric is well formed");
-        let usage = Usage { memory, gauge };
         for collector in [
             Box::new(lookups.clone()) as Box<dyn Collector>,
             Box::new(filled_bytes.clone()),
-            Box::new(usage),
+            Box::new(fill_seconds.clone()),
+            Box::new(evictions.clone()),
         ] {
             registry.register(collector).expect("the metric is registered once");
         }
@@ -55,8 +90,11 @@ impl PondMetrics {
         Self {
             memory: found("memory"),
             coming: found("coming"),
+            disk: found("disk"),
             nothing: found("nothing"),
             filled_bytes,
+            fill_seconds,
+            evictions,
         }
     }
 
@@ -64,19 +102,44 @@ impl PondMetrics {
         match found {
             Found::Memory => self.memory.inc(),
             Found::Coming => self.coming.inc(),
+            Found::Disk => self.disk.inc(),
             Found::Nothing => self.nothing.inc(),
         }
     }
 
-    pub(super) fn filled(&self, bytes: u64) {
-        self.filled_bytes.inc_by(bytes);
+    pub(super) fn filled(&self, origin: Origin, bytes: u64) {
+        self.filled_bytes.with_label_values(&[origin.name()]).inc_by(bytes);
+    }
+
+    pub(super) fn finished(&self, origin: Origin, time: Duration) {
+        self.fill_seconds.with_label_values(&[origin.name()]).observe(time.as_secs_f64());
+    }
+}
+
+impl EventListener for PondMetrics {
+    type Key = ChunkKey;
+    type Value = Kept;
+
+    fn on_leave(&self, reason: Event, _key: &ChunkKey, _kept: &Kept) {
+        match reason {
+            Event::Evict => self.evictions.inc(),
+            Event::Replace | Event::Remove | Event::Clear => {}
+        }
     }
 }
 
 /// The memory that is used, read when it is asked for.
 struct Usage {
-    memory: Cache<ChunkKey, Arc<Block>>,
+    memory: Cache<ChunkKey, Kept>,
     gauge: IntGauge,
+}
+
+/// Has the metrics tell the memory that is used.
+pub(super) fn register_usage(registry: &Registry, memory: Cache<ChunkKey, Kept>) {
+    let gauge = IntGauge::new("millpond_cache_memory_bytes", "Memory of the chunks that are kept")
+        .expect("the metric is well formed");
+    let usage = Box::new(Usage { memory, gauge });
+    registry.register(usage).expect("the metric is registered once");
 }
 
 impl Collector for Usage {

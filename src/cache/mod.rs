@@ -1,4 +1,4 @@
-//! Bytes near at hand: chunks of blobs in memory that the kernel sends from.
+//! Bytes near at hand: chunks of blobs in memory that the kernel sends from, and on a disk of this machine.
 //!
 //! A blob is cut into chunks whose length depends on the blob's alone ([`ChunkLayout`]). Whoever needs a chunk asks
 //! the [`Pond`]: it is there, or it is on its way and can be read as it comes, or whoever asked first is to fill
@@ -7,12 +7,16 @@
 mod arena;
 mod chunk;
 mod config;
+mod disk;
 mod key;
 mod metrics;
 mod pond;
+mod writer;
 
 pub use arena::Block;
 pub use chunk::{Chunk, Unfilled};
-pub use config::Config;
+pub use config::{Config, DiskConfig};
+pub use disk::DiskKeeper;
 pub use key::{ChunkIndex, ChunkKey, ChunkLayout};
-pub use pond::{ChunkWriter, Look, Pond};
+pub use pond::{Look, Pond, Purpose};
+pub use writer::ChunkWriter;

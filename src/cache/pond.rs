@@ -2,19 +2,23 @@
 
 use std::{
     collections::{HashMap, hash_map::Entry},
-    fmt, io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
 };
 
-use foyer::{Cache, CacheBuilder, S3FifoConfig};
+use foyer::{Cache, CacheBuilder, FifoConfig, S3FifoConfig};
 use tokio::sync::watch;
 
 use super::{
-    Block, Chunk, ChunkKey, Config,
+    Block, Chunk, ChunkKey, ChunkWriter, Config, DiskKeeper,
     chunk::Progress,
-    metrics::{Found, PondMetrics},
+    disk::Disk,
+    metrics::{Found, PondMetrics, register_usage},
 };
-use crate::runtime::{ByteBudget, Permit};
+use crate::{oci::Digest, runtime::ByteBudget};
 
 /// Memory of one part of the cache, each of which has a lock of its own. Large enough for many chunks.
 const SHARD_BYTES: u64 = 256 << 20;
@@ -31,18 +35,60 @@ const USES_OF_A_SCAN: u8 = 1;
 /// What an entry costs beside its bytes.
 const ENTRY_BYTES: usize = 4 << 10;
 
+/// How often a chunk has to be read until it is worth being written to the disk.
+const READS_FOR_DISK: u32 = 2;
+
+/// Chunks of which it is remembered that they were read, when they are not in memory any more. An entry is about 200
+/// bytes.
+const REMEMBERED_READS: usize = 64 << 10;
+
 /// Chunks that were used lately, and those that come. `E` is why one may not come. Cloning shares it.
 ///
 /// Which chunks stay is decided by S3-FIFO: what was asked for only once goes before what was asked for again, so
-/// that one pull of a huge image does not drive out what everybody uses.
+/// that one pull of a huge image does not drive out what everybody uses. What is read a second time is written to the
+/// disk, if there is one.
 pub struct Pond<E>(Arc<Shared<E>>);
 
-struct Shared<E> {
-    memory: Cache<ChunkKey, Arc<Block>>,
-    coming: Mutex<HashMap<ChunkKey, watch::Receiver<Progress<E>>>>,
+pub(super) struct Shared<E> {
+    pub(super) memory: Cache<ChunkKey, Kept>,
+    coming: Mutex<HashMap<ChunkKey, Coming<E>>>,
     /// For chunks that are not in `memory` yet.
-    coming_budget: ByteBudget,
-    metrics: PondMetrics,
+    pub(super) coming_budget: ByteBudget,
+    pub(super) disk: Option<Disk>,
+    /// What has been read, maybe long ago.
+    pub(super) read_before: Cache<ChunkKey, ()>,
+    pub(super) metrics: PondMetrics,
+}
+
+/// A chunk that is in memory.
+#[derive(Clone)]
+pub(super) struct Kept {
+    pub(super) block: Arc<Block>,
+    pub(super) blob_bytes: u64,
+    pub(super) reads: Arc<Reads>,
+}
+
+/// A chunk that somebody fills.
+pub(super) struct Coming<E> {
+    pub(super) progress: watch::Receiver<Progress<E>>,
+    pub(super) reads: Arc<Reads>,
+}
+
+/// How often a chunk was read.
+#[derive(Debug, Default)]
+pub(super) struct Reads {
+    count: AtomicU32,
+    /// It is on the disk, or waits to be written there.
+    pub(super) is_for_disk: AtomicBool,
+}
+
+/// Why a chunk is looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Somebody reads it now.
+    Reading,
+    /// Somebody may read it soon.
+    Ahead,
 }
 
 /// What there is of a chunk.
@@ -55,15 +101,16 @@ pub enum Look<E> {
 }
 
 impl<E: Clone> Pond<E> {
-    /// An empty pond.
+    /// A pond with nothing in memory, and the task that looks after its disk.
     ///
     /// # Panics
     /// If its metrics are already registered: there is one pond in a process.
     #[must_use]
-    pub fn new(config: &Config, metrics: &prometheus::Registry) -> Self {
+    pub fn new(config: &Config, metrics: &prometheus::Registry) -> (Self, Option<DiskKeeper>) {
         let memory_bytes = config.memory_bytes();
         let coming_bytes = memory_bytes / COMING_SHARE;
         let kept_bytes = memory_bytes - coming_bytes;
+        let pond_metrics = PondMetrics::register(metrics);
         let shards = (kept_bytes / SHARD_BYTES).clamp(1, SHARDS_MOST);
         let length = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
         let memory = CacheBuilder::new(length(kept_bytes))
@@ -73,13 +120,25 @@ impl<E: Clone> Pond<E> {
                 small_to_main_freq_threshold: USES_OF_A_SCAN + 1,
                 ..Default::default()
             })
-            .with_weighter(move |_: &ChunkKey, block: &Arc<Block>| {
-                length(block.len()) + ENTRY_BYTES
-            })
+            .with_weighter(move |_: &ChunkKey, kept: &Kept| length(kept.block.len()) + ENTRY_BYTES)
+            .with_event_listener(Arc::new(pond_metrics.clone()))
             .build();
-        let coming_budget = ByteBudget::new(coming_bytes);
-        let metrics = PondMetrics::register(metrics, memory.clone());
-        Self(Arc::new(Shared { memory, coming: Mutex::default(), coming_budget, metrics }))
+        register_usage(metrics, memory.clone());
+        let (disk, keeper) = Disk::new(&config.disk, metrics).unzip();
+        let read_before = CacheBuilder::new(REMEMBERED_READS)
+            .with_name("millpond read before")
+            .with_shards(1)
+            .with_eviction_config(FifoConfig::default())
+            .build();
+        let shared = Shared {
+            metrics: pond_metrics,
+            memory,
+            coming: Mutex::default(),
+            coming_budget: ByteBudget::new(coming_bytes),
+            disk,
+            read_before,
+        };
+        (Self(Arc::new(shared)), keeper)
     }
 
     /// Whether a chunk is there, or comes. Asking does not count as using it.
@@ -91,163 +150,84 @@ impl<E: Clone> Pond<E> {
     /// A chunk that is there, or comes.
     #[must_use]
     pub fn get(&self, key: &ChunkKey) -> Option<Chunk<E>> {
-        let coming = || self.0.coming().get(key).cloned().map(Chunk::coming);
+        let coming = || Some(Chunk::coming(self.0.coming().get(key)?.progress.clone()));
         // In this order: what ceases to come is there.
-        coming().or_else(|| self.0.remembered(key))
+        coming().or_else(|| self.0.remembered(key, Purpose::Reading))
     }
 
-    /// What there is of a chunk of `chunk_bytes`.
-    pub fn look(&self, key: ChunkKey, chunk_bytes: u64) -> Look<E> {
+    /// The length of a blob of which a chunk is on the disk.
+    #[must_use]
+    pub fn blob_bytes(&self, digest: &Digest) -> Option<u64> {
+        self.0.disk.as_ref()?.blob_bytes(digest)
+    }
+
+    /// What there is of a chunk of a blob of `blob_bytes`.
+    ///
+    /// # Panics
+    /// If the blob has no such chunk.
+    pub fn look(&self, key: ChunkKey, blob_bytes: u64, purpose: Purpose) -> Look<E> {
         let shared = &self.0;
-        if let Some(chunk) = shared.remembered(&key) {
+        if let Some(chunk) = shared.remembered(&key, purpose) {
             return Look::Found(chunk);
         }
         let mut coming = shared.coming();
         match coming.entry(key) {
             Entry::Occupied(there) => {
                 shared.metrics.found(Found::Coming);
-                Look::Found(Chunk::coming(there.get().clone()))
+                there.get().reads.add(purpose);
+                Look::Found(Chunk::coming(there.get().progress.clone()))
             }
             Entry::Vacant(vacant) => {
                 // It may have arrived in between.
-                if let Some(chunk) = shared.remembered(&key) {
+                if let Some(chunk) = shared.remembered(&key, purpose) {
                     return Look::Found(chunk);
                 }
-                shared.metrics.found(Found::Nothing);
-                let (sender, receiver) = watch::channel(Progress::Waiting);
-                vacant.insert(receiver.clone());
-                let writer = ChunkWriter {
-                    shared: Arc::clone(shared),
-                    key,
-                    chunk_bytes,
-                    sender,
-                    taken: None,
-                    written: 0,
-                };
-                Look::Missing(Chunk::coming(receiver), writer)
+                let (writer, coming) = ChunkWriter::new(shared, key, blob_bytes);
+                coming.reads.add(purpose);
+                let chunk = Chunk::coming(coming.progress.clone());
+                vacant.insert(coming);
+                Look::Missing(chunk, writer)
             }
         }
+    }
+}
+
+impl Reads {
+    /// Counts one more, and returns how many there were.
+    pub(super) fn add(&self, purpose: Purpose) -> u32 {
+        let more = u32::from(purpose == Purpose::Reading);
+        self.count.fetch_add(more, Ordering::Relaxed).saturating_add(more)
     }
 }
 
 impl<E> Shared<E> {
-    fn coming(&self) -> MutexGuard<'_, HashMap<ChunkKey, watch::Receiver<Progress<E>>>> {
+    pub(super) fn coming(&self) -> MutexGuard<'_, HashMap<ChunkKey, Coming<E>>> {
         self.coming.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has a chunk written to the disk if it was read often enough and is not there.
+    pub(super) fn keep_on_disk(&self, key: ChunkKey, kept: &Kept) {
+        let Some(disk) = &self.disk else { return };
+        let Reads { count, is_for_disk } = &*kept.reads;
+        if count.load(Ordering::Relaxed) >= READS_FOR_DISK
+            && !is_for_disk.swap(true, Ordering::Relaxed)
+            && !disk.keep((key, kept.blob_bytes), &kept.block)
+        {
+            // Whoever reads it next tries again.
+            is_for_disk.store(false, Ordering::Relaxed);
+        }
     }
 }
 
 impl<E: Clone> Shared<E> {
-    fn remembered(&self, key: &ChunkKey) -> Option<Chunk<E>> {
+    fn remembered(&self, key: &ChunkKey, purpose: Purpose) -> Option<Chunk<E>> {
         let entry = self.memory.get(key)?;
         self.metrics.found(Found::Memory);
-        Some(Chunk::complete(entry.value()))
-    }
-}
-
-/// Fills a chunk, byte by byte from its beginning; each can be read as soon as it is written. Unless it ends by
-/// [`ChunkWriter::finish`] nothing stays in memory, and whoever waits for the rest is told.
-pub struct ChunkWriter<E> {
-    shared: Arc<Shared<E>>,
-    key: ChunkKey,
-    chunk_bytes: u64,
-    sender: watch::Sender<Progress<E>>,
-    /// The memory, once it is paid for.
-    taken: Option<(Arc<Block>, Permit)>,
-    written: u64,
-}
-
-impl<E> ChunkWriter<E> {
-    /// Length of the chunk in bytes.
-    #[must_use]
-    pub const fn chunk_bytes(&self) -> u64 {
-        self.chunk_bytes
-    }
-
-    /// Bytes still to be written.
-    #[must_use]
-    pub const fn missing_bytes(&self) -> u64 {
-        self.chunk_bytes - self.written
-    }
-
-    /// Waits for memory. To be called before the bytes are fetched, which then lie nowhere else.
-    ///
-    /// # Errors
-    /// If the system has none.
-    pub async fn begin(&mut self) -> io::Result<()> {
-        if self.taken.is_none() {
-            let permit = self.shared.coming_budget.acquire(self.chunk_bytes).await;
-            self.taken = Some((Arc::new(Block::reserve(self.chunk_bytes)?), permit));
+        let kept = entry.value();
+        if kept.reads.add(purpose) >= READS_FOR_DISK {
+            self.keep_on_disk(*key, kept);
         }
-        Ok(())
-    }
-
-    /// The same if there is memory now; says whether.
-    pub fn begin_now(&mut self) -> bool {
-        if self.taken.is_none() {
-            let permit = self.shared.coming_budget.try_acquire(self.chunk_bytes);
-            let block =
-                permit.and_then(|permit| Some((Block::reserve(self.chunk_bytes).ok()?, permit)));
-            self.taken = block.map(|(block, permit)| (Arc::new(block), permit));
-        }
-        self.taken.is_some()
-    }
-
-    /// Takes in the next bytes.
-    ///
-    /// # Errors
-    /// If the system has no memory.
-    ///
-    /// # Panics
-    /// If there are more than are missing, or before [`ChunkWriter::begin`].
-    pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let (block, _) = self.taken.as_ref().expect("memory was taken before the bytes came");
-        block.write(self.written, bytes)?;
-        self.written += bytes.len() as u64;
-        self.sender.send_replace(Progress::Partial(Arc::clone(block), self.written));
-        self.shared.metrics.filled(bytes.len() as u64);
-        Ok(())
-    }
-
-    /// Keeps the chunk.
-    ///
-    /// # Panics
-    /// If bytes are missing.
-    pub fn finish(mut self) {
-        assert_eq!(self.missing_bytes(), 0, "a chunk is kept when all of it is there");
-        let Some((block, permit)) = self.taken.take() else { return };
-        // First to where it is looked for first: at every moment it is in one of the two.
-        self.shared.memory.insert(self.key, Arc::clone(&block));
-        self.shared.coming().remove(&self.key);
-        self.sender.send_replace(Progress::Complete(Arc::downgrade(&block)));
-        drop(permit);
-    }
-
-    /// Tells whoever waits why the rest does not come.
-    pub fn fail(self, error: E) {
-        // Whoever looks from now on tries again.
-        self.shared.coming().remove(&self.key);
-        self.sender.send_replace(Progress::Failed(error));
-    }
-}
-
-impl<E> Drop for ChunkWriter<E> {
-    fn drop(&mut self) {
-        let mut coming = self.shared.coming();
-        // Another writer may have taken its place after this one has ended.
-        if let Entry::Occupied(there) = coming.entry(self.key)
-            && self.sender.subscribe().same_channel(there.get())
-        {
-            there.remove();
-        }
-        drop(coming);
-        // Whoever still waits keeps no memory of what does not come.
-        self.sender.send_if_modified(|progress| {
-            let is_partial = matches!(progress, Progress::Partial(..));
-            if is_partial {
-                *progress = Progress::Waiting;
-            }
-            is_partial
-        });
+        Some(Chunk::complete(&kept.block))
     }
 }
 
@@ -264,18 +244,13 @@ impl<E> fmt::Debug for Pond<E> {
     }
 }
 
-impl<E> fmt::Debug for ChunkWriter<E> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let missing_bytes = self.missing_bytes();
-        f.debug_struct("ChunkWriter").field("missing_bytes", &missing_bytes).finish_non_exhaustive()
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
     use crate::{
-        cache::{ChunkLayout, Unfilled},
+        cache::{ChunkLayout, DiskConfig, Unfilled},
         oci::{Algorithm, Digest},
         runtime::ByteSize,
     };
@@ -283,8 +258,11 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     fn pond() -> Pond<&'static str> {
-        let config = Config { memory: Some(ByteSize::mebibytes(64)) };
-        Pond::new(&config, &prometheus::Registry::new())
+        let disk = DiskConfig { path: PathBuf::new(), size: Some(ByteSize(0)) };
+        let config = Config { memory: Some(ByteSize::mebibytes(64)), disk };
+        let (pond, keeper) = Pond::new(&config, &prometheus::Registry::new());
+        assert!(keeper.is_none());
+        pond
     }
 
     /// The first chunk of one of many blobs.
@@ -297,7 +275,7 @@ mod tests {
         pond: &Pond<&'static str>,
         key: ChunkKey,
     ) -> (Chunk<&'static str>, ChunkWriter<&'static str>) {
-        match pond.look(key, MIB) {
+        match pond.look(key, MIB, Purpose::Reading) {
             Look::Missing(chunk, writer) => (chunk, writer),
             Look::Found(_) => panic!("nobody has asked for it yet"),
         }
@@ -311,7 +289,7 @@ mod tests {
     }
 
     fn find(pond: &Pond<&'static str>, key: ChunkKey) -> Option<Chunk<&'static str>> {
-        match pond.look(key, MIB) {
+        match pond.look(key, MIB, Purpose::Reading) {
             Look::Found(chunk) => Some(chunk),
             Look::Missing(..) => None,
         }

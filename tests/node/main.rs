@@ -38,6 +38,7 @@ mod connections;
 mod content;
 mod data_sets;
 mod deletes;
+mod disk;
 mod downloads;
 mod errors;
 mod faults;

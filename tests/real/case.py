@@ -3,7 +3,7 @@
 import unittest
 
 from registries import BY_NAME
-from stores import BucketStore, DirectoryStore
+from stores import DRIVERS, BucketStore, DirectoryStore
 from wire import Client
 
 
@@ -13,6 +13,8 @@ class Case(unittest.TestCase):
     # What the groups of a run share: workspace, images, MinIO, and which registry it is.
     shared = None
     driver = None
+    # On which drivers this group makes sense.
+    drivers = DRIVERS
     maxDiff = None
 
     @classmethod

@@ -73,7 +73,7 @@ def path(name):
         found = pathlib.Path(shutil.which(name, path=_search_path()) or f"/missing/{name}")
     if not found.exists():
         raise FileNotFoundError(f"{name} is not at {found}: run tests/real/parts.py")
-    return str(found)
+    return str(found.absolute())
 
 
 def install():

@@ -73,6 +73,7 @@ class Daemon:
 
     def __init__(self, name, command, folder, environment=None):
         self.name = name
+        self.folder = folder
         self.log = folder / f"{name}.log"
         self._command = [str(word) for word in command]
         self._environment = environment or clean_environment()
@@ -85,7 +86,8 @@ class Daemon:
             # It dies with this program, however this program ends.
             self._child = subprocess.Popen(
                 ["setpriv", "--pdeathsig", "KILL", *self._command], stdin=subprocess.DEVNULL,
-                stdout=log, stderr=log, env=self._environment, start_new_session=True)
+                stdout=log, stderr=log, env=self._environment, cwd=self.folder,
+                start_new_session=True)
         try:
             wait_until(lambda: self._alive() and ready(), f"{self.name} to be ready")
         except Exception as error:

@@ -89,6 +89,7 @@ class Millpond(Registry):
         return {
             "api": {"listen": self.address, "admin": self.admin_address},
             "storage": self.store.millpond_settings(),
+            "cache": {"disk": {"path": str(self.configuration.parent / "cache")}},
             # The default would listen on a port of its own, and ask the world.
             "upstreams": [],
             "registry": {"references": "strict", "delete": True} | self.registry_settings,

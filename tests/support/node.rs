@@ -26,15 +26,18 @@ pub(crate) enum Backend {
 }
 
 /// The storage itself. It outlives the nodes that share it.
-enum Ground {
+pub(crate) enum Ground {
     Directory(TempDir),
     S3(S3Server),
 }
 
 /// A running node. Dropping it stops it gracefully, and panics if a request is still not answered then.
 pub(crate) struct TestNode {
-    ground: Arc<Ground>,
-    settings: String,
+    pub(crate) ground: Arc<Ground>,
+    /// The disk of its own, which outlives its restarts.
+    pub(crate) disk: Arc<TempDir>,
+    /// What is in force from its next start on.
+    pub(crate) settings: String,
     running: Option<Running>,
     http: reqwest::Client,
 }
@@ -55,27 +58,38 @@ impl TestNode {
             Backend::Directory => Ground::Directory(TempDir::new().expect("a temporary directory")),
             Backend::S3 => Ground::S3(S3Server::start().await),
         };
-        Self::on(Arc::new(ground), settings).await
+        Self::on(Arc::new(ground), Self::new_disk(), settings).await
     }
 
     /// Another node with the same settings on the same storage.
     pub(crate) async fn sibling(&self) -> Self {
-        Self::on(Arc::clone(&self.ground), &self.settings).await
+        Self::on(Arc::clone(&self.ground), Self::new_disk(), &self.settings).await
     }
 
-    async fn on(ground: Arc<Ground>, settings: &str) -> Self {
-        let running = Running::start(config(&ground, settings)).await;
+    fn new_disk() -> Arc<TempDir> {
+        Arc::new(TempDir::new().expect("a temporary directory"))
+    }
+
+    /// A node with all of these.
+    pub(crate) async fn on(ground: Arc<Ground>, disk: Arc<TempDir>, settings: &str) -> Self {
+        let running = Running::start(config(&ground, &disk, settings)).await;
         let http = reqwest::Client::builder()
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
             .build()
             .expect("a client without TLS");
-        Self { ground, settings: settings.to_owned(), running: Some(running), http }
+        Self { ground, disk, settings: settings.to_owned(), running: Some(running), http }
     }
 
     /// Stops the node and starts it again on the same storage, at another address.
     pub(crate) async fn restart(&mut self) {
         assert_eq!(self.stop().await, 0, "requests were cut off at the restart");
+        self.start_again().await;
+    }
+
+    /// Starts the node again after it was stopped.
+    pub(crate) async fn start_again(&mut self) {
+        assert!(self.running.is_none(), "it was stopped");
         self.running = Some(Running::start(self.config()).await);
     }
 
@@ -124,7 +138,7 @@ impl TestNode {
 
     /// The configuration of the node.
     pub(crate) fn config(&self) -> Config {
-        config(&self.ground, &self.settings)
+        config(&self.ground, &self.disk, &self.settings)
     }
 
     fn running(&self) -> &Running {
@@ -173,9 +187,11 @@ impl Environment for Variables {
     }
 }
 
-fn config(ground: &Ground, settings: &str) -> Config {
+fn config(ground: &Ground, disk: &TempDir, settings: &str) -> Config {
     let any_port = || "127.0.0.1:0".to_owned();
     let mut variables = vec![("API__LISTEN", any_port()), ("API__ADMIN", any_port())];
+    let path = disk.path().to_str().expect("a path in UTF-8").to_owned();
+    variables.push(("CACHE__DISK__PATH", path));
     if !settings.contains("upstreams") {
         // The default would listen on a port of its own, and ask the world.
         variables.push(("UPSTREAMS", "[]".to_owned()));

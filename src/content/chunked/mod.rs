@@ -12,7 +12,7 @@ pub use reader::ChunkBytes;
 use source::Source;
 
 use crate::{
-    cache::{Block, Chunk, ChunkIndex, ChunkKey, ChunkLayout, ChunkWriter, Look, Pond},
+    cache::{Block, Chunk, ChunkIndex, ChunkKey, ChunkLayout, ChunkWriter, Look, Pond, Purpose},
     oci::{ByteRange, Digest},
     runtime::{Buffers, ByteBudget, FilePiece, SingleFlight, Tasks},
     storage::{Error, Fault, ObjectMeta, Opened, SharedStorage, layout},
@@ -81,6 +81,10 @@ impl Chunked {
         if let Some(length) = self.lengths.get(digest).await {
             return Ok(length);
         }
+        if let Some(length) = self.pond.blob_bytes(digest) {
+            self.lengths.insert(*digest, length).await;
+            return Ok(length);
+        }
         let is_at_beginning = match wanted {
             None => true,
             Some(ByteRange::Bounded { start, .. } | ByteRange::From(start)) => {
@@ -114,7 +118,7 @@ impl Chunked {
         let layout = ChunkLayout::of(size_bytes);
         let fills = layout.indexes(range).map(|index| {
             let place = Place::of(digest, (index, layout), size_bytes);
-            let writer = match self.pond.look(place.key, place.length()) {
+            let writer = match self.pond.look(place.key, size_bytes, Purpose::Ahead) {
                 Look::Found(_) => None,
                 Look::Missing(_, writer) => Some(writer),
             };
@@ -148,14 +152,14 @@ impl Chunked {
                 writer.finish();
                 source = Some(open);
             } else {
-                Arc::clone(&self).fill(place, writer).await;
+                self.fetch(&place, writer).await;
             }
         }
     }
 
     /// A chunk: what there is of it, or what comes because this was called.
-    fn chunk(self: &Arc<Self>, place: Place) -> Chunk<Error> {
-        match self.pond.look(place.key, place.length()) {
+    fn chunk(self: &Arc<Self>, place: Place, purpose: Purpose) -> Chunk<Error> {
+        match self.pond.look(place.key, place.blob_bytes, purpose) {
             Look::Found(chunk) => chunk,
             Look::Missing(chunk, writer) => {
                 self.tasks.spawn("fill a chunk", Arc::clone(self).fill(place, writer));
@@ -164,11 +168,22 @@ impl Chunked {
         }
     }
 
-    /// Fills a chunk, or what is missing of it.
-    async fn fill(self: Arc<Self>, place: Place, mut writer: ChunkWriter<Error>) {
+    /// Fills a chunk from the disk of this machine, or else from the storage.
+    async fn fill(self: Arc<Self>, place: Place, writer: ChunkWriter<Error>) {
+        match writer.restore().await {
+            Ok(None) => {}
+            Ok(Some(writer)) => self.fetch(&place, writer).await,
+            Err(error) => {
+                tracing::error!(%error, digest = %place.key.digest, "there is no memory for a chunk");
+            }
+        }
+    }
+
+    /// Fills a chunk with what is missing of it.
+    async fn fetch(&self, place: &Place, mut writer: ChunkWriter<Error>) {
         let mut breaks = 0;
         let error = loop {
-            let mut source = match self.open_rest(&place, &mut writer).await {
+            let mut source = match self.open_rest(place, &mut writer).await {
                 Ok(source) => source,
                 Err(error) => break error,
             };

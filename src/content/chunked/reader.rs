@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{Chunked, Place, pace::Pace, unavailable};
 use crate::{
-    cache::{Block, Chunk, ChunkIndex, ChunkLayout, Unfilled},
+    cache::{Block, Chunk, ChunkIndex, ChunkLayout, Purpose, Unfilled},
     oci::Digest,
     runtime::{Abandoned, FilePiece, WINDOW_PIECES},
     storage::{Error, Fault, ObjectStream, READ_PATIENCE, layout},
@@ -160,7 +160,7 @@ impl Reader {
         let state = if was_gone && !self.pace.is_quick() {
             State::Gone
         } else {
-            let chunk = self.chunked.chunk(place.clone());
+            let chunk = self.chunked.chunk(place.clone(), Purpose::Reading);
             self.look_ahead(index);
             State::Near(chunk)
         };
@@ -173,7 +173,7 @@ impl Reader {
             let place = self.place(ahead);
             // Only who reads a chunk counts as one who uses it.
             if !self.chunked.pond.is_near(&place.key) {
-                self.chunked.chunk(place);
+                self.chunked.chunk(place, Purpose::Ahead);
             }
         }
     }

@@ -1,0 +1,176 @@
+//! Chunks on a disk of this machine, which outlive the process.
+//!
+//! The disk is never waited for by who can have the bytes elsewhere, and never believed: what is read is checked
+//! against sums that were written with it, and what is not as it was written, or cannot be read or written at all, is
+//! a miss. Each chunk is a file, because a file that is deleted stays what it was for those who still send it.
+//!
+//! foyer has a disk engine of its own. It is not used, because it reads a whole chunk onto the heap before its first
+//! byte is seen, and because a full disk ends it and one wrong byte in a header the process. What it decides, which
+//! chunks go, is used for the files here.
+
+mod file;
+mod folder;
+mod index;
+mod keeper;
+mod metrics;
+mod name;
+
+use std::{
+    io,
+    path::PathBuf,
+    sync::{
+        Arc, OnceLock, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use tokio::sync::{Semaphore, mpsc};
+
+use file::{ChunkFile, Damage, PIECE_BYTES};
+use folder::Folder;
+use index::Index;
+pub use keeper::DiskKeeper;
+use metrics::{DiskFault, DiskMetrics};
+use name::ChunkName;
+
+use super::{Block, ChunkKey, DiskConfig};
+use crate::oci::Digest;
+
+/// Chunks that wait to be written. They stay in memory no longer because of that: what has gone by then is left out.
+const QUEUE: usize = 1024;
+
+/// Files that are read at once, each by a thread.
+const READS_MOST: usize = 16;
+
+/// Chunks on a disk. Cloning shares them.
+#[derive(Clone)]
+pub(super) struct Disk(Arc<Shared>);
+
+struct Shared {
+    root: PathBuf,
+    /// Set once the folder is this process's own.
+    open: OnceLock<Open>,
+    queue: mpsc::Sender<Job>,
+    reads: Semaphore,
+    metrics: DiskMetrics,
+}
+
+struct Open {
+    folder: Folder,
+    index: Index,
+    /// Whether what was there before is in the index.
+    is_complete: AtomicBool,
+}
+
+/// A chunk to be written.
+struct Job {
+    name: ChunkName,
+    block: Weak<Block>,
+}
+
+impl Disk {
+    /// A disk that has nothing until `DiskKeeper::run` has opened it.
+    pub(super) fn new(
+        config: &DiskConfig,
+        metrics: &prometheus::Registry,
+    ) -> Option<(Self, DiskKeeper)> {
+        if config.is_off() {
+            return None;
+        }
+        let (queue, jobs) = mpsc::channel(QUEUE);
+        let disk = Self(Arc::new(Shared {
+            root: config.path.clone(),
+            open: OnceLock::new(),
+            queue,
+            reads: Semaphore::new(READS_MOST),
+            metrics: DiskMetrics::register(metrics),
+        }));
+        let keeper = DiskKeeper::new(disk.clone(), config.size, jobs);
+        Some((disk, keeper))
+    }
+
+    /// Whether a chunk may be there, as far as is known without asking the disk.
+    pub(super) fn may_have(&self, key: &ChunkKey) -> bool {
+        let open = self.0.open.get();
+        open.is_some_and(|open| {
+            !open.is_complete.load(Ordering::Acquire) || open.index.contains(key)
+        })
+    }
+
+    /// The length of a blob of which a chunk is there.
+    pub(super) fn blob_bytes(&self, digest: &Digest) -> Option<u64> {
+        self.0.open.get()?.index.blob_bytes(digest)
+    }
+
+    /// Reads a chunk from the byte at `offset` on, as far as it is there and right; `take` is given its bytes, piece
+    /// by piece. Runs to its end whether or not the caller stays.
+    pub(super) async fn read<T: Send + 'static>(
+        &self,
+        name: (ChunkKey, u64),
+        mut taker: T,
+        take: impl Fn(&mut T, &[u8]) -> io::Result<()> + Send + 'static,
+    ) -> Option<T> {
+        let (key, blob_bytes) = name;
+        let name = ChunkName { key, blob_bytes };
+        let disk = self.clone();
+        let _turn = self.0.reads.acquire().await;
+        let read = tokio::task::spawn_blocking(move || {
+            disk.read_now(&name, |bytes| take(&mut taker, bytes));
+            taker
+        });
+        read.await.ok()
+    }
+
+    fn read_now(&self, name: &ChunkName, take: impl FnMut(&[u8]) -> io::Result<()>) {
+        let Some(open) = self.0.open.get() else { return };
+        // While the folder is still looked through, any chunk may be there.
+        let is_searched = !open.is_complete.load(Ordering::Acquire);
+        let known = open.index.get(&name.key);
+        if known != Some(*name) && !is_searched {
+            return;
+        }
+        match copy(&open.folder, name, take) {
+            Ok(()) => {}
+            Err(Damage::Missing) if is_searched => {}
+            Err(damage) => {
+                self.0.metrics.failed(DiskFault::of(&damage), &damage);
+                if !damage.is_of_the_moment() {
+                    open.index.remove(&name.key);
+                    let _gone_already = std::fs::remove_file(open.folder.path(name));
+                }
+            }
+        }
+    }
+
+    /// Has a chunk written soon, if it is still in memory then. Says whether it will be tried.
+    pub(super) fn keep(&self, name: (ChunkKey, u64), block: &Arc<Block>) -> bool {
+        let (key, blob_bytes) = name;
+        let name = ChunkName { key, blob_bytes };
+        let is_queued = self.0.queue.try_send(Job { name, block: Arc::downgrade(block) }).is_ok();
+        if !is_queued {
+            self.0.metrics.left_out();
+        }
+        is_queued
+    }
+}
+
+/// Gives `take` the bytes of a chunk, each piece after it was found right.
+fn copy(
+    folder: &Folder,
+    name: &ChunkName,
+    mut take: impl FnMut(&[u8]) -> io::Result<()>,
+) -> Result<(), Damage> {
+    let file = ChunkFile::open(&folder.path(name), name)?;
+    let length = PIECE_BYTES.min(name.chunk_bytes());
+    let mut buffer = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
+    let mut offset = 0;
+    while offset < name.chunk_bytes() {
+        let bytes = file.read(offset, &mut buffer)?;
+        // Memory that the system does not give is no fault of the file; the rest comes from elsewhere.
+        if take(bytes).is_err() {
+            return Ok(());
+        }
+        offset += bytes.len() as u64;
+    }
+    Ok(())
+}

@@ -1,0 +1,199 @@
+//! Filling a chunk.
+
+use std::{
+    collections::hash_map::Entry,
+    fmt, io,
+    sync::{Arc, atomic::Ordering},
+};
+
+use tokio::{sync::watch, time::Instant};
+
+use super::{
+    Block, ChunkKey, ChunkLayout,
+    chunk::Progress,
+    metrics::{Found, Origin},
+    pond::{Coming, Kept, Purpose, Reads, Shared},
+};
+use crate::runtime::Permit;
+
+/// Fills a chunk, byte by byte from its beginning; each can be read as soon as it is written. Unless it ends by
+/// [`ChunkWriter::finish`] nothing stays in memory, and whoever waits for the rest is told.
+pub struct ChunkWriter<E> {
+    shared: Arc<Shared<E>>,
+    key: ChunkKey,
+    blob_bytes: u64,
+    chunk_bytes: u64,
+    sender: watch::Sender<Progress<E>>,
+    reads: Arc<Reads>,
+    /// The memory, once it is paid for.
+    taken: Option<(Arc<Block>, Permit)>,
+    written: u64,
+    origin: Origin,
+    since: Instant,
+}
+
+impl<E: Send + Sync + 'static> ChunkWriter<E> {
+    /// Fills the chunk with what is on this machine's disk. Returns the writer if that was not all of it.
+    ///
+    /// # Errors
+    /// If the system has no memory.
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops the writer, now or when the disk has answered.
+    pub async fn restore(mut self) -> io::Result<Option<Self>> {
+        let disk = self.shared.disk.clone().filter(|disk| disk.may_have(&self.key));
+        let Some(disk) = disk else { return Ok(Some(self)) };
+        self.begin().await?;
+        self.origin = Origin::Disk;
+        let name = (self.key, self.blob_bytes);
+        let restored = disk.read(name, self, Self::write).await;
+        let mut writer = restored.ok_or_else(|| io::Error::other("the reading was abandoned"))?;
+        if writer.missing_bytes() == 0 {
+            writer.reads.is_for_disk.store(true, Ordering::Relaxed);
+            writer.finish();
+            return Ok(None);
+        }
+        writer.origin = Origin::Elsewhere;
+        Ok(Some(writer))
+    }
+}
+
+impl<E> ChunkWriter<E> {
+    pub(super) fn new(
+        shared: &Arc<Shared<E>>,
+        key: ChunkKey,
+        blob_bytes: u64,
+    ) -> (Self, Coming<E>) {
+        let range = ChunkLayout::of(blob_bytes).range(key.index);
+        assert!(!range.is_empty(), "a chunk is looked for that its blob has");
+        let (sender, progress) = watch::channel(Progress::Waiting);
+        let reads = Arc::new(Reads::default());
+        if shared.read_before.contains(&key) {
+            reads.add(Purpose::Reading);
+        }
+        let is_on_disk = shared.disk.as_ref().is_some_and(|disk| disk.may_have(&key));
+        shared.metrics.found(if is_on_disk { Found::Disk } else { Found::Nothing });
+        let writer = Self {
+            shared: Arc::clone(shared),
+            key,
+            blob_bytes,
+            chunk_bytes: range.end - range.start,
+            sender,
+            reads: Arc::clone(&reads),
+            taken: None,
+            written: 0,
+            origin: Origin::Elsewhere,
+            since: Instant::now(),
+        };
+        (writer, Coming { progress, reads })
+    }
+
+    /// Length of the chunk in bytes.
+    #[must_use]
+    pub const fn chunk_bytes(&self) -> u64 {
+        self.chunk_bytes
+    }
+
+    /// Bytes still to be written.
+    #[must_use]
+    pub const fn missing_bytes(&self) -> u64 {
+        self.chunk_bytes - self.written
+    }
+
+    /// Waits for memory. To be called before the bytes are fetched, which then lie nowhere else.
+    ///
+    /// # Errors
+    /// If the system has none.
+    pub async fn begin(&mut self) -> io::Result<()> {
+        if self.taken.is_none() {
+            let permit = self.shared.coming_budget.acquire(self.chunk_bytes).await;
+            self.taken = Some((Arc::new(Block::reserve(self.chunk_bytes)?), permit));
+        }
+        Ok(())
+    }
+
+    /// The same if there is memory now; says whether.
+    pub fn begin_now(&mut self) -> bool {
+        if self.taken.is_none() {
+            let permit = self.shared.coming_budget.try_acquire(self.chunk_bytes);
+            let block =
+                permit.and_then(|permit| Some((Block::reserve(self.chunk_bytes).ok()?, permit)));
+            self.taken = block.map(|(block, permit)| (Arc::new(block), permit));
+        }
+        self.taken.is_some()
+    }
+
+    /// Takes in the next bytes.
+    ///
+    /// # Errors
+    /// If the system has no memory.
+    ///
+    /// # Panics
+    /// If there are more than are missing, or before [`ChunkWriter::begin`].
+    pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let (block, _) = self.taken.as_ref().expect("memory was taken before the bytes came");
+        block.write(self.written, bytes)?;
+        self.written += bytes.len() as u64;
+        self.sender.send_replace(Progress::Partial(Arc::clone(block), self.written));
+        self.shared.metrics.filled(self.origin, bytes.len() as u64);
+        Ok(())
+    }
+
+    /// Keeps the chunk.
+    ///
+    /// # Panics
+    /// If bytes are missing.
+    pub fn finish(mut self) {
+        assert_eq!(self.missing_bytes(), 0, "a chunk is kept when all of it is there");
+        let Some((block, permit)) = self.taken.take() else { return };
+        let shared = &self.shared;
+        shared.metrics.finished(self.origin, self.since.elapsed());
+        let (blob_bytes, reads) = (self.blob_bytes, Arc::clone(&self.reads));
+        let kept = Kept { block, blob_bytes, reads };
+        // First to where it is looked for first: at every moment it is in one of the two.
+        shared.memory.insert(self.key, kept.clone());
+        shared.coming().remove(&self.key);
+        self.sender.send_replace(Progress::Complete(Arc::downgrade(&kept.block)));
+        // Who reads it from now on sees to this; who did while it came could not.
+        shared.keep_on_disk(self.key, &kept);
+        if shared.disk.is_some() {
+            shared.read_before.insert(self.key, ());
+        }
+        drop(permit);
+    }
+
+    /// Tells whoever waits why the rest does not come.
+    pub fn fail(self, error: E) {
+        // Whoever looks from now on tries again.
+        self.shared.coming().remove(&self.key);
+        self.sender.send_replace(Progress::Failed(error));
+    }
+}
+
+impl<E> Drop for ChunkWriter<E> {
+    fn drop(&mut self) {
+        let mut coming = self.shared.coming();
+        // Another writer may have taken its place after this one has ended.
+        if let Entry::Occupied(there) = coming.entry(self.key)
+            && self.sender.subscribe().same_channel(&there.get().progress)
+        {
+            there.remove();
+        }
+        drop(coming);
+        // Whoever still waits keeps no memory of what does not come.
+        self.sender.send_if_modified(|progress| {
+            let is_partial = matches!(progress, Progress::Partial(..));
+            if is_partial {
+                *progress = Progress::Waiting;
+            }
+            is_partial
+        });
+    }
+}
+
+impl<E> fmt::Debug for ChunkWriter<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let missing_bytes = self.missing_bytes();
+        f.debug_struct("ChunkWriter").field("missing_bytes", &missing_bytes).finish_non_exhaustive()
+    }
+}
