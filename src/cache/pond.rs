@@ -5,7 +5,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU32, Ordering},
+        atomic::{AtomicU32, Ordering},
     },
 };
 
@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use super::{
     Block, Chunk, ChunkKey, ChunkWriter, Config, DiskKeeper,
     chunk::Progress,
-    disk::Disk,
+    disk::{Disk, DiskMark},
     metrics::{Found, PondMetrics, register_usage},
 };
 use crate::{oci::Digest, runtime::ByteBudget};
@@ -78,8 +78,7 @@ pub(super) struct Coming<E> {
 #[derive(Debug, Default)]
 pub(super) struct Reads {
     count: AtomicU32,
-    /// It is on the disk, or waits to be written there.
-    pub(super) is_for_disk: AtomicBool,
+    pub(super) mark: DiskMark,
 }
 
 /// Why a chunk is looked for.
@@ -207,14 +206,10 @@ impl<E> Shared<E> {
 
     /// Has a chunk written to the disk if it was read often enough and is not there.
     pub(super) fn keep_on_disk(&self, key: ChunkKey, kept: &Kept) {
-        let Some(disk) = &self.disk else { return };
-        let Reads { count, is_for_disk } = &*kept.reads;
-        if count.load(Ordering::Relaxed) >= READS_FOR_DISK
-            && !is_for_disk.swap(true, Ordering::Relaxed)
-            && !disk.keep((key, kept.blob_bytes), &kept.block)
+        if let Some(disk) = &self.disk
+            && kept.reads.count.load(Ordering::Relaxed) >= READS_FOR_DISK
         {
-            // Whoever reads it next tries again.
-            is_for_disk.store(false, Ordering::Relaxed);
+            disk.keep((key, kept.blob_bytes), &kept.block, &kept.reads.mark);
         }
     }
 }

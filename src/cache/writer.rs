@@ -1,10 +1,6 @@
 //! Filling a chunk.
 
-use std::{
-    collections::hash_map::Entry,
-    fmt, io,
-    sync::{Arc, atomic::Ordering},
-};
+use std::{collections::hash_map::Entry, fmt, io, sync::Arc};
 
 use tokio::{sync::watch, time::Instant};
 
@@ -49,7 +45,7 @@ impl<E: Send + Sync + 'static> ChunkWriter<E> {
         let restored = disk.read(name, self, Self::write).await;
         let mut writer = restored.ok_or_else(|| io::Error::other("the reading was abandoned"))?;
         if writer.missing_bytes() == 0 {
-            writer.reads.is_for_disk.store(true, Ordering::Relaxed);
+            writer.reads.mark.set();
             writer.finish();
             return Ok(None);
         }

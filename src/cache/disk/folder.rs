@@ -59,7 +59,7 @@ impl Folder {
     pub(super) fn open(root: &Path) -> Result<Self, FolderError> {
         let unusable = |source| FolderError::Unusable { path: root.to_owned(), source };
         fs::create_dir_all(root).map_err(unusable)?;
-        let lock = File::create(root.join("lock")).map_err(unusable)?;
+        let lock = lock_file(&root.join("lock")).map_err(unusable)?;
         lock.try_lock().map_err(|error| match error {
             TryLockError::WouldBlock => FolderError::InUse(root.to_owned()),
             TryLockError::Error(source) => unusable(source),
@@ -120,6 +120,17 @@ impl Folder {
         }
         found.sort_by_key(|(written, _)| *written);
         Ok(found.into_iter().map(|(_, name)| name).collect())
+    }
+}
+
+/// The file that is locked. It is open for reading, so that a disk can be made read-only meanwhile.
+fn lock_file(path: &Path) -> io::Result<File> {
+    match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            File::create(path)?;
+            File::open(path)
+        }
+        opened => opened,
     }
 }
 

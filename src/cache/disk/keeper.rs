@@ -3,7 +3,10 @@
 use std::{
     fmt, fs, io,
     path::Path,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -74,18 +77,21 @@ impl DiskKeeper {
     }
 
     async fn keep(&mut self, job: Job) {
-        let metrics = &self.disk.0.metrics;
+        let shared = Arc::clone(&self.disk.0);
         if self.rests_until.is_some_and(|until| Instant::now() < until) {
-            return metrics.left_out();
+            return shared.leave_out(&job);
         }
-        let disk = self.disk.clone();
-        let kept = tokio::task::spawn_blocking(move || disk.keep_now(&job)).await;
+        let (disk, job) = (self.disk.clone(), Arc::new(job));
+        let kept = {
+            let job = Arc::clone(&job);
+            tokio::task::spawn_blocking(move || disk.keep_now(&job)).await
+        };
         match kept.unwrap_or_else(|panicked| Err(io::Error::other(panicked))) {
             Ok(Kept::OnDisk) => {}
-            Ok(Kept::Gone) => metrics.left_out(),
+            Ok(Kept::Gone) => shared.leave_out(&job),
             Err(error) => {
-                metrics.failed(DiskFault::of_writing(&error), &error);
-                metrics.left_out();
+                shared.metrics.failed(DiskFault::of_writing(&error), &error);
+                shared.leave_out(&job);
                 self.rests_until = Some(Instant::now() + REST);
             }
         }

@@ -66,6 +66,22 @@ struct Open {
 struct Job {
     name: ChunkName,
     block: Weak<Block>,
+    mark: DiskMark,
+}
+
+/// Says of a chunk in memory whether it is on the disk, or waits to be written there. Cloning shares it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct DiskMark(Arc<AtomicBool>);
+
+impl DiskMark {
+    /// Marks the chunk; says whether it was not.
+    pub(super) fn set(&self) -> bool {
+        !self.0.swap(true, Ordering::Relaxed)
+    }
+
+    fn unset(&self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
 }
 
 impl Disk {
@@ -142,15 +158,25 @@ impl Disk {
         }
     }
 
-    /// Has a chunk written soon, if it is still in memory then. Says whether it will be tried.
-    pub(super) fn keep(&self, name: (ChunkKey, u64), block: &Arc<Block>) -> bool {
+    /// Has a chunk written soon, if it is still in memory then, and is not marked. The mark goes if nothing comes of
+    /// it, so that it can be tried again.
+    pub(super) fn keep(&self, name: (ChunkKey, u64), block: &Arc<Block>, mark: &DiskMark) {
+        if !mark.set() {
+            return;
+        }
         let (key, blob_bytes) = name;
         let name = ChunkName { key, blob_bytes };
-        let is_queued = self.0.queue.try_send(Job { name, block: Arc::downgrade(block) }).is_ok();
-        if !is_queued {
-            self.0.metrics.left_out();
+        let job = Job { name, block: Arc::downgrade(block), mark: mark.clone() };
+        if let Err(error) = self.0.queue.try_send(job) {
+            self.0.leave_out(&error.into_inner());
         }
-        is_queued
+    }
+}
+
+impl Shared {
+    fn leave_out(&self, job: &Job) {
+        job.mark.unset();
+        self.metrics.left_out();
     }
 }
 
