@@ -31,12 +31,17 @@ UNWANTED = ("AWS_", "OTEL_", "REGISTRY_", "MINIO_", "MILLPOND_")
 
 def add_arguments(parser, third="minio"):
     """What every benchmark must know about the programs; the third is not in all of them."""
-    parser.add_argument("--millpond", type=pathlib.Path, help="default: built here, release profile")
-    parser.add_argument("--distribution", type=pathlib.Path, help="default: installed with go")
-    parser.add_argument(f"--{third}", type=pathlib.Path, help="default: installed")
-    parser.add_argument("--load", type=pathlib.Path, help="the load generator; default: built here")
+    parser.add_argument("--millpond", type=whole_path, help="default: built here, release profile")
+    parser.add_argument("--distribution", type=whole_path, help="default: installed with go")
+    parser.add_argument(f"--{third}", type=whole_path, help="default: installed")
+    parser.add_argument("--load", type=whole_path, help="the load generator; default: built here")
     parser.add_argument("--millpond-config", type=json.loads, default={}, metavar="JSON", help="merged into its file")
-    parser.add_argument("--scratch", type=pathlib.Path, help="for the servers' data, on a real disk; default: TMPDIR")
+    parser.add_argument("--scratch", type=whole_path, help="for the servers' data, on a real disk; default: TMPDIR")
+
+
+def whole_path(text):
+    """A path that means the same in every directory: each server is started in one of its own."""
+    return pathlib.Path(text).resolve()
 
 
 class Programs:
