@@ -5,6 +5,7 @@ import os
 import pathlib
 import shutil
 import socket
+import ssl
 import subprocess
 import tempfile
 import time
@@ -141,18 +142,44 @@ def free_port():
         return listener.getsockname()[1]
 
 
-class Server:
-    """A running process and the directory it may write to; both are gone after `stop`."""
+class Certificate:
+    """A certificate that only its own holders trust, for servers on this machine, and its key."""
 
-    def __init__(self, name, scratch):
+    REQUEST = f"""
+[req]
+distinguished_name = name
+x509_extensions = extensions
+prompt = no
+[name]
+CN = {HOST}
+[extensions]
+subjectAltName = IP:{HOST}
+basicConstraints = critical, CA:FALSE
+"""
+
+    def __init__(self, scratch):
+        folder = pathlib.Path(tempfile.mkdtemp(prefix="certificate-", dir=scratch))
+        self.file, self.key_file, request = folder / "certificate.pem", folder / "key.pem", folder / "request.conf"
+        request.write_text(self.REQUEST)
+        command = ["openssl", "req", "-x509", "-config", request, "-days", "30", "-keyout", self.key_file, "-noenc"]
+        command += ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-out", self.file]
+        subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+
+
+class Server:
+    """A running process and the directory it may write to; both are gone after `stop`. With a
+    certificate it speaks TLS only."""
+
+    def __init__(self, name, scratch, certificate=None):
         self.name = name
+        self.certificate = certificate
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix=f"{name}-", dir=scratch))
         self.port = free_port()
         self.process = None
 
     @property
     def url(self):
-        return f"http://{HOST}:{self.port}"
+        return f"{'https' if self.certificate else 'http'}://{HOST}:{self.port}"
 
     @property
     def pid(self):
@@ -176,10 +203,18 @@ class Server:
 
     def wait_for(self, probe):
         deadline = time.monotonic() + START_SECONDS
-        while not answers(self.url + probe):
+        while not self.answers(probe):
             if self.process.poll() is not None or time.monotonic() > deadline:
                 raise SystemExit(f"{self.name} did not start:\n{self.log.read_text(errors='replace')[-2000:]}")
             time.sleep(0.05)
+
+    def answers(self, probe):
+        context = ssl.create_default_context(cafile=self.certificate.file) if self.certificate else None
+        try:
+            with urllib.request.urlopen(self.url + probe, timeout=5, context=context) as response:
+                return response.status == 200
+        except (urllib.error.URLError, OSError):
+            return False
 
     def stop(self):
         if self.process is not None and self.process.poll() is None:
@@ -190,14 +225,6 @@ class Server:
                 self.process.kill()
                 self.process.wait()
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def answers(url):
-    try:
-        with urllib.request.urlopen(url, timeout=5) as response:
-            return response.status == 200
-    except (urllib.error.URLError, OSError):
-        return False
 
 
 class Directory:
@@ -277,9 +304,9 @@ def make_storage(kind, programs, scratch):
     return Minio(programs, scratch) if kind == "minio" else Directory(scratch)
 
 
-def start_registry(kind, storage, programs, scratch):
+def start_registry(kind, storage, programs, scratch, certificate=None):
     """A registry on its own port; both read JSON, which is YAML."""
-    server = Server(kind, scratch)
+    server = Server(kind, scratch, certificate)
     if kind == "millpond":
         command = [programs.paths[kind], "serve", "--config"]
         config = merged(millpond_config(server, storage), programs.millpond_config)
@@ -292,8 +319,10 @@ def start_registry(kind, storage, programs, scratch):
 
 
 def millpond_config(server, storage):
+    files = server.certificate
+    tls = {"tls": {"cert_file": str(files.file), "key_file": str(files.key_file)}} if files else {}
     return {
-        "api": {"listen": f"{HOST}:{server.port}", "admin": f"{HOST}:{free_port()}"},
+        "api": {"listen": f"{HOST}:{server.port}", "admin": f"{HOST}:{free_port()}", **tls},
         "storage": storage.millpond(),
         "upstreams": [],
         "log": {"level": "error", "access": False},
@@ -303,6 +332,8 @@ def millpond_config(server, storage):
 def distribution_config(server, storage):
     """As fast as it gets: metadata cached, nothing logged, nothing purged meanwhile. Redirects are
     off because they would measure MinIO."""
+    files = server.certificate
+    tls = {"tls": {"certificate": str(files.file), "key": str(files.key_file)}} if files else {}
     return {
         "version": "0.1",
         "log": {"level": "error", "accesslog": {"disabled": True}},
@@ -313,7 +344,7 @@ def distribution_config(server, storage):
             "redirect": {"disable": True},
             "maintenance": {"uploadpurging": {"enabled": False}},
         },
-        "http": {"addr": f"{HOST}:{server.port}", "secret": "benchmark"},
+        "http": {"addr": f"{HOST}:{server.port}", "secret": "benchmark", **tls},
     }
 
 

@@ -1,10 +1,13 @@
 //! The command line.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::address::Address;
 
 const MIB: u64 = 1 << 20;
 
@@ -37,13 +40,26 @@ pub(crate) enum Action {
 /// The registry under load.
 #[derive(Debug, Args)]
 pub(crate) struct Target {
-    /// Where it listens, such as http://127.0.0.1:5000. No TLS: this measures registries.
+    /// Where it listens, such as http://127.0.0.1:5000 or https://127.0.0.1:5000; https is TLS 1.3
+    /// with AES-128-GCM.
     #[arg(long)]
-    pub(crate) target: String,
+    target: String,
+
+    /// Certificates to trust, in PEM; https needs it.
+    #[arg(long)]
+    ca_file: Option<PathBuf>,
 
     /// Its process, on this machine, whose CPU time and memory are reported.
     #[arg(long)]
     pub(crate) server_pid: Option<u32>,
+}
+
+impl Target {
+    /// # Errors
+    /// When it is not one that can be spoken to.
+    pub(crate) fn address(&self) -> Result<Address> {
+        Address::new(&self.target, self.ca_file.as_deref())
+    }
 }
 
 #[derive(Debug, Args)]
@@ -74,6 +90,11 @@ pub(crate) struct Run {
     /// A new connection for every request, as dockerd and podman do.
     #[arg(long)]
     pub(crate) reconnect: bool,
+
+    /// Count what comes through TLS without decrypting it, but for the first answer of each
+    /// connection; for blob-get.
+    #[arg(long, conflicts_with = "reconnect")]
+    pub(crate) undecrypted: bool,
 
     /// Hash what the server returns for one operation, before the clock starts (pushes: after it
     /// has stopped).

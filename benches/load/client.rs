@@ -1,7 +1,5 @@
 //! One HTTP/1.1 connection, and what is done with answers.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result, bail, ensure};
 use aws_lc_rs::digest;
 use bytes::Bytes;
@@ -11,13 +9,13 @@ use http_body_util::{BodyExt, Either, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
+use crate::address::{Address, Connected};
 use crate::content::{LayerBody, digest_name};
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Answers that are kept (manifests, errors) are small; anything above this is a mistake.
 const KEPT_BYTES: usize = 4 << 20;
 /// How much of an error's body a message shows.
@@ -39,23 +37,15 @@ pub(crate) enum Reuse {
 /// One connection at a time to one server. An answer must be read to its end before the next
 /// request.
 pub(crate) struct Client {
-    authority: String,
-    host: HeaderValue,
+    address: Address,
     reuse: Reuse,
     connection: Option<Connection>,
 }
 
 impl Client {
-    /// # Errors
-    /// When `target` is not `http://HOST:PORT`.
-    pub(crate) fn new(target: &str, reuse: Reuse) -> Result<Self> {
-        let authority = target
-            .strip_prefix("http://")
-            .context("the target must begin with http://")?
-            .trim_end_matches('/')
-            .to_owned();
-        let host = HeaderValue::from_str(&authority).context("the target is no host name")?;
-        Ok(Self { authority, host, reuse, connection: None })
+    /// Connects when there is something to send.
+    pub(crate) fn new(address: &Address, reuse: Reuse) -> Self {
+        Self { address: address.clone(), reuse, connection: None }
     }
 
     /// Sends a request for `path`, which begins with a slash, and waits for the answer's head.
@@ -67,7 +57,7 @@ impl Client {
         request: http::request::Builder,
         payload: Payload,
     ) -> Result<Response<Incoming>> {
-        let mut request = request.header(HOST, &self.host).body(payload)?;
+        let mut request = request.header(HOST, self.address.host()).body(payload)?;
         if self.reuse == Reuse::PerRequest {
             self.connection = None;
             request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -86,7 +76,7 @@ impl Client {
         }
         let connection = match usable {
             Some(connection) => connection,
-            None => Connection::open(&self.authority).await?,
+            None => Connection::open(&self.address).await?,
         };
         Ok(self.connection.insert(connection))
     }
@@ -98,12 +88,14 @@ struct Connection {
 }
 
 impl Connection {
-    async fn open(authority: &str) -> Result<Self> {
-        let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(authority))
-            .await
-            .with_context(|| format!("no connection to {authority} in time"))?
-            .with_context(|| format!("cannot connect to {authority}"))?;
-        stream.set_nodelay(true)?;
+    async fn open(address: &Address) -> Result<Self> {
+        match address.connect().await? {
+            Connected::Plain(stream) => Self::over(stream).await,
+            Connected::Tls(stream) => Self::over(stream).await,
+        }
+    }
+
+    async fn over(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Result<Self> {
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         // A broken connection fails the request that is on it, with the reason.
         let driver = tokio::spawn(async move { drop(connection.await) });

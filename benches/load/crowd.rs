@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use crate::address::Address;
 use crate::arguments::Pull as Arguments;
 use crate::client::{Client, Reuse, content_length, empty, expect, keep, request};
 use crate::content::Layer;
@@ -34,10 +35,11 @@ pub(crate) async fn run(arguments: Arguments) -> Result<()> {
     ensure!(arguments.clients > 0 && arguments.connections > 0, "nobody pulls");
     let original = Arc::new(Original::new(&arguments.original)?);
     let patience = Duration::try_from_secs_f64(arguments.seconds)?;
-    let mut slow = Crowd::new(&arguments, &original, arguments.slow, Some(arguments.slow_rate.0));
+    let slow_rate = Some(arguments.slow_rate.0);
+    let mut slow = Crowd::new(&arguments, &original, arguments.slow, slow_rate)?;
     slow.begin();
     timeout(patience, slow.first_bytes()).await.context("a slow client got no byte")??;
-    let mut crowd = Crowd::new(&arguments, &original, arguments.clients, None);
+    let mut crowd = Crowd::new(&arguments, &original, arguments.clients, None)?;
     let cpu_before = Process::own().cpu_time()?;
     let begin = Instant::now();
     crowd.begin();
@@ -92,9 +94,10 @@ impl Crowd {
         original: &Arc<Original>,
         clients: usize,
         bytes_per_second: Option<u64>,
-    ) -> Self {
+    ) -> Result<Self> {
+        let address = Address::new(&arguments.target, None)?;
         let pull = || Pull {
-            target: arguments.target.clone(),
+            address: address.clone(),
             connections: arguments.connections,
             what: if arguments.blob { What::FirstLayer } else { What::Image },
             original: Arc::clone(original),
@@ -102,7 +105,7 @@ impl Crowd {
             progress: Progress::default(),
         };
         let pulls = std::iter::repeat_with(|| Arc::new(pull())).take(clients).collect();
-        Self { pulls, running: JoinSet::new() }
+        Ok(Self { pulls, running: JoinSet::new() })
     }
 
     fn begin(&mut self) {
@@ -193,7 +196,7 @@ enum What {
 
 /// One client.
 struct Pull {
-    target: String,
+    address: Address,
     connections: usize,
     what: What,
     original: Arc<Original>,
@@ -203,7 +206,7 @@ struct Pull {
 
 impl Pull {
     async fn run(self: Arc<Self>) -> Result<()> {
-        let mut client = Client::new(&self.target, Reuse::KeepAlive)?;
+        let mut client = Client::new(&self.address, Reuse::KeepAlive);
         match self.what {
             What::FirstLayer => self.blob(&mut client, &self.original.layers()[0]).await?,
             What::Image => {
@@ -229,7 +232,7 @@ impl Pull {
         let next = AtomicUsize::new(0);
         let mut clients = vec![first];
         for _ in 1..self.connections {
-            clients.push(Client::new(&self.target, Reuse::KeepAlive)?);
+            clients.push(Client::new(&self.address, Reuse::KeepAlive));
         }
         let lanes = clients.into_iter().map(|mut client| {
             let next = &next;

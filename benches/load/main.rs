@@ -3,14 +3,14 @@
 //! It measures one row of work (`run`) against any registry, prepares what the reading rows read
 //! (`seed`), and holds a crowd of clients against one server while watching its memory
 //! (`memory`). For mirrors it is both sides: the registry that is mirrored (`upstream`) and the
-//! clients of the mirror (`pull`). `benches/compare`, `benches/memory` and `benches/mirror` start
-//! the servers and call it.
+//! clients of the mirror (`pull`). The scripts beside it start the servers and call it.
 //!
 //! One thread drives every connection: the machine's other cores belong to the server. Its own
 //! CPU time is part of each report, so that a row which measured the client shows it.
 
 #![expect(clippy::print_stdout, reason = "the report is this program's output")]
 
+mod address;
 mod arguments;
 mod client;
 mod content;
@@ -25,6 +25,7 @@ mod pull;
 mod push;
 mod report;
 mod row;
+mod sealed;
 mod upstream;
 
 use anyhow::{Context, Result};

@@ -130,29 +130,27 @@ struct Crowd {
 impl Crowd {
     /// Prepares the clients and pushes what they will pull.
     async fn gather(arguments: &Arguments) -> Result<Self> {
-        let target = &arguments.target.target;
+        let address = arguments.target.address()?;
         let content = Content::new(arguments.size.0, SEED)?;
         let distinct = arguments.distinct.min(arguments.clients);
         let layers: Vec<Layer> = (0..distinct).map(|index| content.layer(index as u64)).collect();
-        let mut client = Client::new(target, Reuse::KeepAlive)?;
+        let mut client = Client::new(&address, Reuse::KeepAlive);
         for layer in &layers {
             push(&mut client, SEEDED, layer, PushStyle::Containerd).await?;
         }
         let all_pushed = Arc::new(Barrier::new(arguments.clients));
         let members = (0..arguments.clients)
-            .map(|index| {
-                Ok(Member {
-                    index,
-                    client: Client::new(target, Reuse::KeepAlive)?,
-                    layer: layers[index % distinct].clone(),
-                    // One client for each layer hashes what it pulls: all of them would measure
-                    // the client.
-                    sink: if index < distinct { Sink::Hash } else { Sink::Count },
-                    order: arguments.order,
-                    all_pushed: Arc::clone(&all_pushed),
-                })
+            .map(|index| Member {
+                index,
+                client: Client::new(&address, Reuse::KeepAlive),
+                layer: layers[index % distinct].clone(),
+                // One client for each layer hashes what it pulls: all of them would measure
+                // the client.
+                sink: if index < distinct { Sink::Hash } else { Sink::Count },
+                order: arguments.order,
+                all_pushed: Arc::clone(&all_pushed),
             })
-            .collect::<Result<Vec<Member>>>()?;
+            .collect();
         Ok(Self { members })
     }
 

@@ -18,19 +18,20 @@ const SYSTEM_FIELD: usize = 12;
 /// A process on this machine.
 #[derive(Clone, Debug)]
 pub(crate) struct Process {
-    folder: String,
+    pid: u32,
 }
 
 impl Process {
     pub(crate) fn of(pid: u32) -> Self {
-        Self { folder: format!("/proc/{pid}") }
+        Self { pid }
     }
 
     pub(crate) fn own() -> Self {
-        Self { folder: "/proc/self".to_owned() }
+        Self::of(std::process::id())
     }
 
-    /// CPU time of all its threads, those that ended included, without its children's.
+    /// CPU time of all its threads, those that ended included, and of the processes it has started
+    /// and that still run, as nginx's workers do.
     ///
     /// # Errors
     /// When the process is gone.
@@ -43,14 +44,18 @@ impl Process {
             let field = fields.get(place).context("too few fields in /proc/PID/stat")?;
             field.parse().context("CPU time is no number")
         };
-        Ok(TICK * (ticks(USER_FIELD)? + ticks(SYSTEM_FIELD)?))
+        let mut time = TICK * (ticks(USER_FIELD)? + ticks(SYSTEM_FIELD)?);
+        for child in self.read(&format!("task/{}/children", self.pid))?.split_ascii_whitespace() {
+            time += Self::of(child.parse()?).cpu_time()?;
+        }
+        Ok(time)
     }
 
     /// Lets the peak of its memory begin anew. Where the kernel or its owner forbids that, the
     /// peak remains that since its start.
     pub(crate) fn forget_peak(&self) {
         // proc(5): 5 resets the peak resident set size.
-        let _ = fs::write(format!("{}/clear_refs", self.folder), "5");
+        let _ = fs::write(format!("/proc/{}/clear_refs", self.pid), "5");
     }
 
     /// # Errors
@@ -74,7 +79,7 @@ impl Process {
     /// What files take that are only in memory (`memfd_create`). One that is closed meanwhile counts for nothing.
     fn memory_file_bytes(&self) -> u64 {
         let descriptors =
-            fs::read_dir(format!("{}/fd", self.folder)).into_iter().flatten().flatten();
+            fs::read_dir(format!("/proc/{}/fd", self.pid)).into_iter().flatten().flatten();
         let taken = descriptors.filter_map(|descriptor| {
             let file = fs::read_link(descriptor.path()).ok()?;
             let is_in_memory = file.to_string_lossy().starts_with("/memfd:");
@@ -85,7 +90,7 @@ impl Process {
     }
 
     fn read(&self, file: &str) -> Result<String> {
-        let path = format!("{}/{file}", self.folder);
+        let path = format!("/proc/{}/{file}", self.pid);
         fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))
     }
 }

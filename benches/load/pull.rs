@@ -30,7 +30,7 @@ const SEED: u64 = 0x5eed;
 /// # Errors
 /// When the registry does not take it.
 pub(crate) async fn seed(arguments: Seed) -> Result<()> {
-    let mut client = Client::new(&arguments.target.target, Reuse::KeepAlive)?;
+    let mut client = Client::new(&arguments.target.address()?, Reuse::KeepAlive);
     let config = seed_layers(&mut client, CONFIG_BYTES, 1, CONFIG_TYPE).await?;
     let mut layers = Vec::new();
     for group in arguments.layers {
@@ -86,6 +86,14 @@ impl Readable {
     /// The same, asked only whether it is there.
     pub(crate) fn head(self) -> Self {
         Self { method: Method::HEAD, ..self }
+    }
+
+    pub(crate) fn path(&self) -> &str {
+        &self.path
+    }
+
+    pub(crate) fn size_bytes(&self) -> u64 {
+        self.size_bytes
     }
 
     /// Reads it once. The sample's wait is the time to the first byte of content (HEAD: of the

@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
+use crate::address::Address;
 use crate::arguments::{Row, Run};
 use crate::client::{Client, Reuse, Sink};
 use crate::content::Content;
@@ -16,6 +17,7 @@ use crate::process::Process;
 use crate::pull::{Image, Readable};
 use crate::push::{PushStyle, push, verify};
 use crate::report::{Percentiles, Report, Sample, Server, print_json};
+use crate::sealed::{SealedClient, head_bytes};
 
 /// The longest an operation may take: 1 GiB at 2 MB/s.
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(600);
@@ -32,18 +34,41 @@ const LARGE_BYTES: u64 = 16 << 20;
 pub(crate) async fn run(arguments: Run) -> Result<()> {
     ensure!(arguments.connections > 0, "no connections, no measurement");
     let reuse = if arguments.reconnect { Reuse::PerRequest } else { Reuse::KeepAlive };
-    let target = &arguments.target.target;
-    let mut clients = (0..arguments.connections)
-        .map(|_| Client::new(target, reuse))
-        .collect::<Result<Vec<Client>>>()?;
+    let address = arguments.target.address()?;
+    let mut clients: Vec<Client> = std::iter::repeat_with(|| Client::new(&address, reuse))
+        .take(arguments.connections)
+        .collect();
     let work = Work::prepare(&arguments, &mut clients[0]).await?;
     work.warm_up(&mut clients, &arguments).await.context("before the measurement")?;
-    let report = measure(&arguments, clients, &Arc::new(work)).await?;
+    let workers = if arguments.undecrypted {
+        drop(clients);
+        work.sealed(&address, &arguments).await.context("before the measurement")?
+    } else {
+        clients.into_iter().map(Worker::Opens).collect()
+    };
+    let report = measure(&arguments, workers, &Arc::new(work)).await?;
     if arguments.json {
         return print_json(&report);
     }
     report.print();
     Ok(())
+}
+
+/// Who performs operations, one at a time.
+enum Worker {
+    /// Reads answers.
+    Opens(Client),
+    /// Counts them.
+    Counts(Box<SealedClient>),
+}
+
+impl Worker {
+    async fn read(&mut self, thing: &Readable) -> Result<Sample> {
+        match self {
+            Self::Opens(client) => thing.read(client, Sink::Count).await,
+            Self::Counts(client) => client.read(thing).await,
+        }
+    }
 }
 
 /// What one row does.
@@ -97,15 +122,28 @@ impl Work {
         Ok(())
     }
 
-    async fn perform(&self, client: &mut Client, index: u64) -> Result<Sample> {
-        match self {
-            Self::Push { style, content, repositories } => {
+    /// Connections that do not decrypt.
+    async fn sealed(&self, address: &Address, arguments: &Run) -> Result<Vec<Worker>> {
+        let Self::Read { things } = self else { bail!("a push says little that could be sealed") };
+        ensure!(arguments.row == Row::BlobGet, "only blobs are long enough not to be decrypted");
+        let head_bytes = head_bytes(address, &things[0]).await?;
+        let mut workers = Vec::new();
+        for _ in 0..arguments.connections {
+            let client = SealedClient::open(address, head_bytes, &things[0]).await?;
+            workers.push(Worker::Counts(Box::new(client)));
+        }
+        Ok(workers)
+    }
+
+    async fn perform(&self, worker: &mut Worker, index: u64) -> Result<Sample> {
+        match (self, worker) {
+            (Self::Push { style, content, repositories }, Worker::Opens(client)) => {
                 let repository = repository(index % repositories);
                 push(client, &repository, &content.layer(index), *style).await
             }
-            Self::Read { things } => {
-                let thing = &things[(index % things.len() as u64) as usize];
-                thing.read(client, Sink::Count).await
+            (Self::Push { .. }, Worker::Counts(_)) => bail!("a push has to read its answers"),
+            (Self::Read { things }, worker) => {
+                worker.read(&things[(index % things.len() as u64) as usize]).await
             }
         }
     }
@@ -116,7 +154,7 @@ fn repository(index: u64) -> String {
     format!("bench/push-{index}")
 }
 
-async fn measure(arguments: &Run, clients: Vec<Client>, work: &Arc<Work>) -> Result<Report> {
+async fn measure(arguments: &Run, workers: Vec<Worker>, work: &Arc<Work>) -> Result<Report> {
     let server = arguments.target.server_pid.map(Process::of);
     let server_cpu = || server.as_ref().map(Process::cpu_time).transpose();
     server.iter().for_each(Process::forget_peak);
@@ -124,8 +162,7 @@ async fn measure(arguments: &Run, clients: Vec<Client>, work: &Arc<Work>) -> Res
     let server_before = server_cpu()?;
     let begin = Instant::now();
     let deadline = begin + Duration::try_from_secs_f64(arguments.seconds)?;
-    let (samples, mut clients) =
-        drive(clients, work, Budget::new(arguments.operations, deadline)).await?;
+    let samples = drive(workers, work, Budget::new(arguments.operations, deadline)).await?;
     let elapsed = begin.elapsed().as_secs_f64();
     let client_cpu = Process::own().cpu_time()? - client_before;
     let server_cpu = server_cpu()?.zip(server_before).map(|(after, before)| after - before);
@@ -136,7 +173,8 @@ async fn measure(arguments: &Run, clients: Vec<Client>, work: &Arc<Work>) -> Res
         None => None,
     };
     if let (Work::Push { content, .. }, true) = (work.as_ref(), arguments.verify) {
-        verify(&mut clients[0], &repository(0), &content.layer(0)).await?;
+        let mut client = Client::new(&arguments.target.address()?, Reuse::KeepAlive);
+        verify(&mut client, &repository(0), &content.layer(0)).await?;
     }
     let content_bytes: u64 = samples.iter().map(|sample| sample.content_bytes).sum();
     Ok(Report {
@@ -185,32 +223,25 @@ impl Budget {
     }
 }
 
-async fn drive(
-    clients: Vec<Client>,
-    work: &Arc<Work>,
-    budget: Arc<Budget>,
-) -> Result<(Vec<Sample>, Vec<Client>)> {
-    let mut workers = JoinSet::new();
-    for mut client in clients {
+async fn drive(workers: Vec<Worker>, work: &Arc<Work>, budget: Arc<Budget>) -> Result<Vec<Sample>> {
+    let mut running = JoinSet::new();
+    for mut worker in workers {
         let (work, budget) = (Arc::clone(work), Arc::clone(&budget));
-        workers.spawn(async move {
+        running.spawn(async move {
             let mut samples = Vec::new();
             while let Some(index) = budget.take() {
-                let operation = work.perform(&mut client, index);
+                let operation = work.perform(&mut worker, index);
                 let sample = timeout(OPERATION_TIMEOUT, operation)
                     .await
                     .context("an operation took too long")?;
                 samples.push(sample.with_context(|| format!("operation {index}"))?);
             }
-            anyhow::Ok((samples, client))
+            anyhow::Ok(samples)
         });
     }
     let mut samples = Vec::new();
-    let mut clients = Vec::new();
-    while let Some(worker) = workers.join_next().await {
-        let (measured, client) = worker.context("a worker panicked")??;
-        samples.extend(measured);
-        clients.push(client);
+    while let Some(measured) = running.join_next().await {
+        samples.extend(measured.context("a worker panicked")??);
     }
-    Ok((samples, clients))
+    Ok(samples)
 }
