@@ -3,8 +3,6 @@
 import contextlib
 import http.client
 import json
-import os
-import pathlib
 import urllib.error
 import urllib.request
 
@@ -17,9 +15,6 @@ MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 # How long all of them believe a tag, where that can be said. No measurement takes as long.
 TAG_SECONDS = 60
 ANSWER_SECONDS = 300
-TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
-# In /proc/PID/stat, counted from the field after the name: user, system.
-CPU_FIELDS = slice(11, 13)
 
 # Workers, buffers and the locks' times are not its defaults, which are for small pages: a lock that
 # is given up after 5 s would have every client fetch the blob for itself, and with buffers of 4 or
@@ -179,12 +174,3 @@ def nginx_config(server, upstream):
 
 def address_of(port):
     return f"{servers.HOST}:{port}"
-
-
-def cpu_seconds(pid):
-    """CPU time of a process and of those it has started and not yet awaited, as nginx's workers."""
-    stat = pathlib.Path(f"/proc/{pid}/stat").read_text()
-    fields = stat.rpartition(")")[2].split()
-    ticks = sum(map(int, fields[CPU_FIELDS]))
-    children = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return ticks / TICKS_PER_SECOND + sum(cpu_seconds(child) for child in children)

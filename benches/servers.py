@@ -1,5 +1,8 @@
 """The servers a benchmark compares, each started for itself in a directory of its own."""
 
+import datetime
+import hashlib
+import hmac
 import json
 import os
 import pathlib
@@ -10,6 +13,7 @@ import subprocess
 import tempfile
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -28,6 +32,9 @@ REGION = "us-east-1"
 # Distribution: its tracing exporter would look for a collector. Both: S3 clients would take
 # settings for the real AWS.
 UNWANTED = ("AWS_", "OTEL_", "REGISTRY_", "MINIO_", "MILLPOND_")
+TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+# In /proc/PID/stat, counted from the field after the name: user, system.
+CPU_FIELDS = slice(11, 13)
 
 
 def add_arguments(parser, third="minio"):
@@ -288,8 +295,38 @@ class Minio:
             }
         }
 
+    def signed_path(self, key):
+        """Path and query by which whoever has them may GET the object for a week."""
+        moment = datetime.datetime.now(datetime.timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+        scope = f"{moment[:8]}/{REGION}/s3/aws4_request"
+        path = urllib.parse.quote(f"/{self.bucket}/{key}")
+        parameters = {
+            "X-Amz-Algorithm": "AWS4-HMAC-SHA256",
+            "X-Amz-Credential": f"{ACCESS_KEY}/{scope}",
+            "X-Amz-Date": moment,
+            "X-Amz-Expires": 7 * 24 * 3600,
+            "X-Amz-SignedHeaders": "host",
+        }
+        query = urllib.parse.urlencode(parameters)
+        host = f"host:{HOST}:{self.server.port}\n"
+        request = "\n".join(["GET", path, query, host, "host", "UNSIGNED-PAYLOAD"])
+        text = "\n".join(["AWS4-HMAC-SHA256", moment, scope, hashlib.sha256(request.encode()).hexdigest()])
+        key = f"AWS4{SECRET_KEY}".encode()
+        for part in scope.split("/"):
+            key = hmac.digest(key, part.encode(), "sha256")
+        return f"{path}?{query}&X-Amz-Signature={hmac.digest(key, text.encode(), 'sha256').hex()}"
+
     def stop(self):
         self.server.stop()
+
+
+def cpu_seconds(pid):
+    """CPU time of a process and of those it has started and not yet awaited, as nginx's workers."""
+    stat = pathlib.Path(f"/proc/{pid}/stat").read_text()
+    fields = stat.rpartition(")")[2].split()
+    ticks = sum(map(int, fields[CPU_FIELDS]))
+    children = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return ticks / TICKS_PER_SECOND + sum(cpu_seconds(child) for child in children)
 
 
 def require_disk(scratch, needed_bytes):

@@ -35,6 +35,8 @@ pub(crate) enum Action {
     Upstream(Upstream),
     /// Pull the upstream's image with many clients at once.
     Pull(Pull),
+    /// Get one object once, whole or in parts.
+    Download(Download),
 }
 
 /// The registry under load.
@@ -238,6 +240,33 @@ pub(crate) struct Pull {
 
     /// Leave after so many seconds; the report says how many clients were not done.
     #[arg(long, default_value_t = 1800.0)]
+    pub(crate) seconds: f64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Download {
+    /// Where the server listens, such as http://127.0.0.1:9000.
+    #[arg(long)]
+    pub(crate) target: String,
+
+    /// Path of the object there, with the query if it has one.
+    #[arg(long)]
+    pub(crate) path: String,
+
+    /// Its size; another one is an error.
+    #[arg(long)]
+    pub(crate) size: ByteSize,
+
+    /// Ask for parts of this size. Without it: for the whole.
+    #[arg(long)]
+    pub(crate) part: Option<ByteSize>,
+
+    /// Connections for parts, each with one request in flight.
+    #[arg(long, default_value_t = 10)]
+    pub(crate) connections: usize,
+
+    /// Fail when it takes longer than this.
+    #[arg(long, default_value_t = 600.0)]
     pub(crate) seconds: f64,
 }
 

@@ -3,7 +3,8 @@
 //! It measures one row of work (`run`) against any registry, prepares what the reading rows read
 //! (`seed`), and holds a crowd of clients against one server while watching its memory
 //! (`memory`). For mirrors it is both sides: the registry that is mirrored (`upstream`) and the
-//! clients of the mirror (`pull`). The scripts beside it start the servers and call it.
+//! clients of the mirror (`pull`). It also gets one object once, from a registry or a bucket
+//! (`download`). The scripts beside it start the servers and call it.
 //!
 //! One thread drives every connection: the machine's other cores belong to the server. Its own
 //! CPU time is part of each report, so that a row which measured the client shows it.
@@ -16,6 +17,7 @@ mod client;
 mod content;
 mod count;
 mod crowd;
+mod download;
 mod line;
 mod manifest;
 mod memory;
@@ -55,6 +57,7 @@ fn main() -> Result<()> {
             Action::Memory(memory) => memory::run(memory).await,
             Action::Upstream(arguments) => upstream::run(arguments).await,
             Action::Pull(arguments) => crowd::run(arguments).await,
+            Action::Download(arguments) => download::run(arguments).await,
         }
     })
 }
