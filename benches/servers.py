@@ -29,6 +29,7 @@ STOP_SECONDS = 20
 ACCESS_KEY = "benchmark"
 SECRET_KEY = "benchmark-secret"
 REGION = "us-east-1"
+MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 # Distribution: its tracing exporter would look for a collector. Both: S3 clients would take
 # settings for the real AWS.
 UNWANTED = ("AWS_", "OTEL_", "REGISTRY_", "MINIO_", "MILLPOND_")
@@ -329,6 +330,26 @@ def cpu_seconds(pid):
     return ticks / TICKS_PER_SECOND + sum(cpu_seconds(child) for child in children)
 
 
+class Memory:
+    """What a process has in memory: its own pages and the files that are only in memory
+    (`memfd_create`), whether it maps them or not. Files that it opens later do not count."""
+
+    # Linux counts in these what a file takes.
+    BLOCK_BYTES = 512
+
+    def __init__(self, pid):
+        self.status = pathlib.Path(f"/proc/{pid}/status")
+        descriptors = pathlib.Path(f"/proc/{pid}/fd").iterdir()
+        self.files = [each for each in descriptors if os.readlink(each).startswith("/memfd:")]
+
+    def resident_bytes(self):
+        fields = dict(line.split(":", 1) for line in self.status.read_text().splitlines())
+        return sum(int(fields[name].split()[0]) << 10 for name in ("RssAnon", "RssFile"))
+
+    def file_bytes(self):
+        return sum(os.stat(file).st_blocks * self.BLOCK_BYTES for file in self.files)
+
+
 def require_disk(scratch, needed_bytes):
     """Stops before a disk is full: it may be that of others too."""
     folder = scratch or tempfile.gettempdir()
@@ -383,6 +404,18 @@ def distribution_config(server, storage):
         },
         "http": {"addr": f"{HOST}:{server.port}", "secret": "benchmark", **tls},
     }
+
+
+def registry_get(server, repository, thing):
+    """Opens a manifest or a blob of a repository of the load generator's."""
+    url = f"{server.url}/v2/{repository}/{thing}"
+    return urllib.request.urlopen(urllib.request.Request(url, headers={"Accept": MANIFEST_TYPE}), timeout=60)
+
+
+def manifest(server, repository):
+    """The manifest that the load generator has pushed."""
+    with registry_get(server, repository, "manifests/latest") as response:
+        return json.load(response)
 
 
 def merged(base, extra):
