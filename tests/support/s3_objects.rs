@@ -4,7 +4,7 @@
 use std::{
     collections::HashMap,
     fs::File,
-    io::Read,
+    io::{Read, Seek, SeekFrom},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard,
@@ -44,17 +44,25 @@ pub(crate) struct S3Objects {
 }
 
 struct Object {
-    bytes: Bytes,
+    file: File,
+    size_bytes: u64,
     modified: SystemTime,
 }
 
 impl Object {
-    fn slice(&self, range: Option<Range>) -> S3Result<(Bytes, Option<String>)> {
-        let Some(range) = range else { return Ok((self.bytes.clone(), None)) };
-        let size = self.bytes.len() as u64;
-        let range = range.check(size)?;
-        let header = format!("bytes {}-{}/{size}", range.start, range.end - 1);
-        Ok((self.bytes.slice(range.start as usize..range.end as usize), Some(header)))
+    /// The bytes of `range`, or all of them, and the `Content-Range` of a part.
+    fn read(mut self, range: Option<Range>) -> S3Result<(Bytes, Option<String>)> {
+        let size_bytes = self.size_bytes;
+        let checked = range.map(|range| range.check(size_bytes)).transpose()?;
+        let header = checked
+            .as_ref()
+            .map(|part| format!("bytes {}-{}/{size_bytes}", part.start, part.end - 1));
+        let part = checked.unwrap_or(0..size_bytes);
+        let length = part.end - part.start;
+        let mut bytes = Vec::with_capacity(length as usize);
+        self.file.seek(SeekFrom::Start(part.start)).map_err(S3Error::internal_error)?;
+        self.file.take(length).read_to_end(&mut bytes).map_err(S3Error::internal_error)?;
+        Ok((bytes.into(), header))
     }
 }
 
@@ -79,12 +87,10 @@ impl S3Objects {
         let file = File::open(self.root.join(bucket).join(key)).ok();
         let file = file.filter(|file| file.metadata().is_ok_and(|meta| meta.is_file()));
         // A folder is no object.
-        let mut file = file.ok_or_else(|| s3_error!(NoSuchKey))?;
-        let modified =
-            file.metadata().and_then(|meta| meta.modified()).map_err(S3Error::internal_error)?;
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes).map_err(S3Error::internal_error)?;
-        Ok(Object { bytes: bytes.into(), modified })
+        let file = file.ok_or_else(|| s3_error!(NoSuchKey))?;
+        let meta = file.metadata().map_err(S3Error::internal_error)?;
+        let modified = meta.modified().map_err(S3Error::internal_error)?;
+        Ok(Object { file, size_bytes: meta.len(), modified })
     }
 
     fn source(&self, source: &CopySource) -> S3Result<Object> {
@@ -128,12 +134,13 @@ impl S3 for S3Objects {
             request.input.range = range.map(|(first, last)| Range::Int { first, last: Some(last) });
         }
         let object = self.open(&request.input.bucket, &request.input.key)?;
-        let (bytes, content_range) = object.slice(request.input.range)?;
+        let modified = object.modified;
+        let (bytes, content_range) = object.read(request.input.range)?;
         Ok(S3Response::new(GetObjectOutput {
             content_length: i64::try_from(bytes.len()).ok(),
             body: Some(Body::from(bytes).into()),
             content_range,
-            last_modified: Some(object.modified.into()),
+            last_modified: Some(modified.into()),
             ..GetObjectOutput::default()
         }))
     }
@@ -160,7 +167,7 @@ impl S3 for S3Objects {
         &self,
         request: S3Request<CopyObjectInput>,
     ) -> S3Result<S3Response<CopyObjectOutput>> {
-        let bytes = self.source(&request.input.copy_source)?.bytes;
+        let (bytes, _header) = self.source(&request.input.copy_source)?.read(None)?;
         let target = PutObjectInput::builder()
             .bucket(request.input.bucket.clone())
             .key(request.input.key.clone())
@@ -220,7 +227,7 @@ impl S3 for S3Objects {
         self.check_upload(&request.input.upload_id)?;
         let range = request.input.copy_source_range.as_deref().map(Range::parse).transpose();
         let range = range.map_err(|_malformed| s3_error!(InvalidArgument))?;
-        let (bytes, _header) = self.source(&request.input.copy_source)?.slice(range)?;
+        let (bytes, _header) = self.source(&request.input.copy_source)?.read(range)?;
         let part = UploadPartInput::builder()
             .bucket(request.input.bucket.clone())
             .key(request.input.key.clone())
