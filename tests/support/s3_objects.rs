@@ -32,7 +32,26 @@ use s3s_fs::FileSystem;
 
 /// Put into the extensions of a request, it replaces the range that was asked for.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct OtherRange(pub(crate) Option<(u64, u64)>);
+pub(crate) enum OtherRange {
+    /// These bytes, first and last, or all of them.
+    This(Option<(u64, u64)>),
+    /// No more than the first so many of those asked for, if both ends of them are named.
+    First(u64),
+}
+
+impl OtherRange {
+    fn instead_of(self, asked: Option<Range>) -> Option<Range> {
+        match (self, asked) {
+            (Self::This(range), _) => {
+                range.map(|(first, last)| Range::Int { first, last: Some(last) })
+            }
+            (Self::First(bytes), Some(Range::Int { first, last: Some(last) })) => {
+                Some(Range::Int { first, last: Some(last.min(first + bytes - 1)) })
+            }
+            (Self::First(_), open) => open,
+        }
+    }
+}
 
 /// Buckets that are folders of a root.
 pub(crate) struct S3Objects {
@@ -130,8 +149,8 @@ impl S3 for S3Objects {
         &self,
         mut request: S3Request<GetObjectInput>,
     ) -> S3Result<S3Response<GetObjectOutput>> {
-        if let Some(OtherRange(range)) = request.extensions.get().copied() {
-            request.input.range = range.map(|(first, last)| Range::Int { first, last: Some(last) });
+        if let Some(other) = request.extensions.get::<OtherRange>() {
+            request.input.range = other.instead_of(request.input.range);
         }
         let object = self.open(&request.input.bucket, &request.input.key)?;
         let modified = object.modified;

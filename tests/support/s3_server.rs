@@ -10,48 +10,63 @@
 //! assert_eq!(server.take_requests(), ["GET /pond/a/b", "GET /pond/a/b", "GET /pond/a/b"]);
 //! ```
 
+mod s3_bodies;
 mod s3_objects;
 
 use std::{
+    error::Error as _,
+    future::poll_fn,
     io,
+    net::SocketAddr,
     path::PathBuf,
-    pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering},
     },
-    task::{Context, Poll},
     time::Duration,
 };
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode, header};
-use http_body::{Body, Frame};
-use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
-use hyper::body::Incoming;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::{body::Incoming, server::conn::http1};
+use hyper_util::rt::TokioIo;
 use s3s::{
     auth::SimpleAuth,
     service::{S3Service, S3ServiceBuilder},
 };
 use tempfile::TempDir;
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::{
+    net::{TcpListener, TcpSocket, TcpStream},
+    task::JoinSet,
+};
 
+use s3_bodies::{ServerBody, cut, shortened};
 use s3_objects::{OtherRange, S3Objects};
 
 const BUCKET: &str = "pond";
 const ACCESS_KEY: &str = "AKIAMILLPONDTEST";
 const SECRET_KEY: &str = "not-a-secret-at-all";
 
-type ServerBody = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
+/// Connections that wait to be accepted.
+const BACKLOG: u32 = 1024;
 
 /// A running server with one empty bucket. Dropping it ends it and deletes everything.
 pub(crate) struct S3Server {
+    address: SocketAddr,
     endpoint: String,
     directory: TempDir,
     state: Arc<State>,
     shows_uploads: Arc<AtomicBool>,
-    _serving: JoinSet<()>,
+    presence: Mutex<Presence>,
+}
+
+/// Whether the server can be reached.
+enum Presence {
+    Serving(JoinSet<()>),
+    /// Its address is kept, by a socket that does not listen.
+    Away(TcpSocket),
+    Moving,
 }
 
 struct State {
@@ -74,12 +89,19 @@ pub(crate) enum Action {
     Refuse(u16, &'static str),
     /// Carried out, but answered 500 `InternalError`: as if the answer was lost.
     LoseAnswer,
+    /// Not carried out; the connection is reset.
+    Reset,
     /// Carried out, but the body of the answer breaks off after so many bytes.
     CutBody(u64),
+    /// Carried out, but the answer has no more than so many bytes, and says so in its `Content-Length` alone.
+    ShortBody(u64),
     /// Carried out after this time.
     Delay(Duration),
     /// Carried out for these bytes, first and last, or for all of them, whatever was asked for.
     Range(Option<(u64, u64)>),
+    /// Carried out for no more than the first so many bytes of the range that was asked for, as all of the answer
+    /// says.
+    ShortRange(u64),
 }
 
 /// An [`Action`] for some of the requests to come.
@@ -89,12 +111,20 @@ pub(crate) struct Injection {
     on: String,
     skip: usize,
     times: usize,
+    chance: Option<Chance>,
+}
+
+/// One in so many, as the same seed always has it.
+#[derive(Clone, Debug)]
+struct Chance {
+    one_in: usize,
+    random: fastrand::Rng,
 }
 
 impl Injection {
     /// For every request from now on.
     pub(crate) fn new(action: Action) -> Self {
-        Self { action, on: String::new(), skip: 0, times: usize::MAX }
+        Self { action, on: String::new(), skip: 0, times: usize::MAX, chance: None }
     }
 
     /// Only for requests whose line, as in [`S3Server::take_requests`], has this text in it, or whose
@@ -112,6 +142,26 @@ impl Injection {
     pub(crate) fn times(self, times: usize) -> Self {
         Self { times, ..self }
     }
+
+    /// Only for one in so many of those, by a chance that is the same for the same `seed`.
+    pub(crate) fn one_in(self, one_in: usize, seed: u64) -> Self {
+        Self { chance: Some(Chance { one_in, random: fastrand::Rng::with_seed(seed) }), ..self }
+    }
+
+    /// Whether it is for this request, which has the text of `on`.
+    fn takes(&mut self) -> bool {
+        if self.times == 0 {
+            return false;
+        }
+        if self.skip > 0 {
+            self.skip -= 1;
+            return false;
+        }
+        let mut chance = self.chance.as_mut();
+        let takes = chance.as_mut().is_none_or(|chance| chance.random.usize(..chance.one_in) == 0);
+        self.times -= usize::from(takes);
+        takes
+    }
 }
 
 impl S3Server {
@@ -126,10 +176,34 @@ impl S3Server {
         let (log, injections) = Default::default();
         let state = Arc::new(State { service: builder.build(), log, injections });
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let endpoint = format!("http://{}", listener.local_addr().expect("a bound port"));
-        let mut serving = JoinSet::new();
-        serving.spawn(serve(listener, Arc::clone(&state)));
-        Self { endpoint, directory, state, shows_uploads, _serving: serving }
+        let address = listener.local_addr().expect("a bound port");
+        let endpoint = format!("http://{address}");
+        let presence = Mutex::new(Presence::serving(listener, &state));
+        Self { address, endpoint, directory, state, shows_uploads, presence }
+    }
+
+    /// Ends every connection, and refuses all others until [`S3Server::come_back`].
+    pub(crate) async fn go_away(&self) {
+        let before = std::mem::replace(&mut *lock(&self.presence), Presence::Moving);
+        if let Presence::Serving(mut serving) = before {
+            serving.shutdown().await;
+        }
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_reuseaddr(true).expect("its address may have been in use");
+        socket.bind(self.address).expect("the address is not taken by others");
+        *lock(&self.presence) = Presence::Away(socket);
+    }
+
+    /// Can be reached again, where it was.
+    pub(crate) fn come_back(&self) {
+        let mut presence = lock(&self.presence);
+        match std::mem::replace(&mut *presence, Presence::Moving) {
+            Presence::Away(socket) => {
+                let listener = socket.listen(BACKLOG).expect("the address is its own");
+                *presence = Presence::serving(listener, &self.state);
+            }
+            Presence::Serving(_) | Presence::Moving => panic!("who comes back has gone away"),
+        }
     }
 
     /// Its address: `http://127.0.0.1:<port>`.
@@ -197,21 +271,38 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().expect("no test panics while it holds this")
 }
 
+impl Presence {
+    fn serving(listener: TcpListener, state: &Arc<State>) -> Self {
+        let mut serving = JoinSet::new();
+        serving.spawn(serve(listener, Arc::clone(state)));
+        Self::Serving(serving)
+    }
+}
+
 async fn serve(listener: TcpListener, state: Arc<State>) {
     let mut connections = JoinSet::new();
     while let Ok((socket, _peer)) = listener.accept().await {
         let state = Arc::clone(&state);
         let service = hyper::service::service_fn(move |request| {
             let state = Arc::clone(&state);
-            async move { state.answer(request).await }
+            Box::pin(async move { state.answer(request).await })
         });
+        // A client that goes away is its own affair.
         connections.spawn(async move {
-            let http = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
-            // A client that goes away is its own affair.
-            let _gone = http.serve_connection(TokioIo::new(socket), service).await;
+            let mut http = http1::Builder::new().serve_connection(TokioIo::new(socket), service);
+            let ended = poll_fn(|context| http.poll_without_shutdown(context)).await;
+            if ended.is_err_and(|error| is_reset(&error)) {
+                let _gone = http.into_parts().io.into_inner().set_zero_linger();
+            }
         });
         while connections.try_join_next().is_some() {}
     }
+}
+
+/// Whether a connection ends because the test wants it to be reset.
+fn is_reset(error: &hyper::Error) -> bool {
+    let reason = error.source().and_then(|source| source.downcast_ref::<io::Error>());
+    reason.is_some_and(|reason| reason.kind() == io::ErrorKind::ConnectionReset)
 }
 
 impl State {
@@ -229,13 +320,21 @@ impl State {
                 let _answer = answer.into_body().collect().await.map_err(io::Error::other)?;
                 Ok(refusal(500, "InternalError"))
             }
+            Some(Action::Reset) => Err(io::ErrorKind::ConnectionReset.into()),
             Some(Action::CutBody(bytes)) => Ok(cut(self.carry_out(request).await?, bytes)),
+            Some(Action::ShortBody(bytes)) => {
+                shortened(self.carry_out(request).await?, bytes).await
+            }
             Some(Action::Delay(delay)) => {
                 tokio::time::sleep(delay).await;
                 self.carry_out(request).await
             }
             Some(Action::Range(range)) => {
-                request.extensions_mut().insert(OtherRange(range));
+                request.extensions_mut().insert(OtherRange::This(range));
+                self.carry_out(request).await
+            }
+            Some(Action::ShortRange(bytes)) => {
+                request.extensions_mut().insert(OtherRange::First(bytes));
                 self.carry_out(request).await
             }
         }
@@ -243,19 +342,10 @@ impl State {
 
     fn action(&self, line: &str, operation: &str) -> Option<Action> {
         let mut injections = lock(&self.injections);
-        for injection in injections.iter_mut() {
-            if injection.times == 0 || !(line.contains(&injection.on) || operation == injection.on)
-            {
-                continue;
-            }
-            if injection.skip > 0 {
-                injection.skip -= 1;
-                continue;
-            }
-            injection.times -= 1;
-            return Some(injection.action.clone());
-        }
-        None
+        let mut fitting = injections
+            .iter_mut()
+            .filter(|injection| line.contains(&injection.on) || operation == injection.on);
+        fitting.find_map(|injection| injection.takes().then(|| injection.action.clone()))
     }
 
     async fn carry_out(&self, request: Request<Incoming>) -> io::Result<Response<ServerBody>> {
@@ -281,47 +371,6 @@ fn refusal(status: u16, code: &str) -> Response<ServerBody> {
     let mut answer = Response::new(body);
     *answer.status_mut() = StatusCode::from_u16(status).expect("a status that HTTP has");
     answer
-}
-
-fn cut(answer: Response<ServerBody>, left_bytes: u64) -> Response<ServerBody> {
-    let size = answer.body().size_hint().exact();
-    let mut answer = answer.map(|body| CutBody { body, left_bytes, flushed: false }.boxed_unsync());
-    if let Some(size) = size {
-        answer.headers_mut().entry(header::CONTENT_LENGTH).or_insert(size.into());
-    }
-    answer
-}
-
-struct CutBody {
-    body: ServerBody,
-    left_bytes: u64,
-    /// Whether what came before the cut had a chance to be sent.
-    flushed: bool,
-}
-
-impl Body for CutBody {
-    type Data = Bytes;
-    type Error = Box<dyn std::error::Error + Send + Sync>;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        if self.left_bytes == 0 && !self.flushed {
-            self.flushed = true;
-            context.waker().wake_by_ref();
-            return Poll::Pending;
-        }
-        if self.left_bytes == 0 {
-            return Poll::Ready(Some(Err("the test cuts here".into())));
-        }
-        let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(context));
-        let Some(Ok(frame)) = frame else { return Poll::Ready(frame) };
-        let Ok(mut bytes) = frame.into_data() else { return Poll::Ready(None) };
-        bytes.truncate(usize::try_from(self.left_bytes).unwrap_or(usize::MAX));
-        self.left_bytes -= bytes.len() as u64;
-        Poll::Ready(Some(Ok(Frame::data(bytes))))
-    }
 }
 
 fn line(request: &Request<Incoming>) -> String {
@@ -373,15 +422,17 @@ async fn the_s3_server_counts_and_fails_as_told() {
         Action::Refuse(403, "AccessDenied"),
         Action::LoseAnswer,
         Action::CutBody(1),
+        Action::ShortBody(1),
         Action::Delay(Duration::from_millis(1)),
         Action::Range(None),
+        Action::ShortRange(1),
+        Action::Reset,
     ];
     for action in actions {
-        server.inject(Injection::new(action).on("GetObject").skip(0).times(1));
+        server.inject(Injection::new(action).on("GetObject").skip(0).one_in(1, 7).times(1));
     }
     let get = || async {
-        let mut socket =
-            tokio::net::TcpStream::connect(&server.endpoint()["http://".len()..]).await?;
+        let mut socket = TcpStream::connect(&server.endpoint()["http://".len()..]).await?;
         tokio::io::AsyncWriteExt::write_all(
             &mut socket,
             b"GET /pond/key?x-id=GetObject&versionId= HTTP/1.1\r\nhost: s3\r\nconnection: close\r\n\r\n",
@@ -393,12 +444,16 @@ async fn the_s3_server_counts_and_fails_as_told() {
             String::from_utf8_lossy(&answer).lines().next().unwrap_or_default().to_owned(),
         )
     };
-    let expected = ["503", "403", "500", "403", "403", "403"];
+    let expected = ["503", "403", "500", "403", "403", "403", "403", "403"];
     for status in expected {
         let answer = get().await.unwrap();
         assert!(answer.contains(status), "{answer}");
     }
-    assert_eq!(server.take_requests(), vec!["GET /pond/key?versionId"; expected.len()]);
+    assert_eq!(get().await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    assert_eq!(server.take_requests(), vec!["GET /pond/key?versionId"; expected.len() + 1]);
+    server.go_away().await;
+    assert_eq!(get().await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+    server.come_back();
     server.inject(Injection::new(Action::SlowDown));
     server.heal();
     server.show_uploads();
