@@ -32,6 +32,7 @@ mod catalog;
 #[expect(dead_code, reason = "the server with these certificates is Millpond here")]
 #[path = "../support/certificates.rs"]
 mod certificates;
+mod chunk_faults;
 mod chunks;
 mod client;
 mod connections;
