@@ -1,6 +1,8 @@
 //! When the bucket is slow, fails or lies, and clients stop reading: what is read through chunks is right or an error,
 //! and everything else goes on.
 
+mod stopped;
+
 use std::{ops::Range, time::Duration};
 
 use bytes::Bytes;
