@@ -145,3 +145,63 @@ async fn a_thousand_clients_that_stop_reading_hold_up_nobody() {
     drop(stopped);
     wait_until_idle(&node).await;
 }
+
+/// Connections whose streams are given no window.
+const CONNECTIONS: usize = 4;
+
+/// Streams on each.
+const STREAMS: usize = 100;
+
+/// A client that speaks HTTP/2.
+fn speaking_http_2() -> reqwest::ClientBuilder {
+    reqwest::Client::builder().no_proxy().http2_prior_knowledge()
+}
+
+/// What comes of so many requests for a blob on each of so many connections, whose client takes no byte of a body.
+async fn ask_without_window(url: String) -> Vec<reqwest::Response> {
+    let clients: Vec<_> = (0..CONNECTIONS)
+        .map(|_| speaking_http_2().http2_initial_stream_window_size(0).build())
+        .map(|client| client.expect("a client without TLS"))
+        .collect();
+    let requests = clients.iter().flat_map(|client| {
+        let requests = (0..STREAMS).map(|_| client.get(&url).send());
+        requests.collect::<Vec<_>>()
+    });
+    let answers = join_all(requests).await.into_iter();
+    answers.map(|answer| answer.expect("an answer, whatever it is")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_that_are_given_no_window_hold_up_none_but_those_like_them() {
+    let blobs = [70, 9].map(|length| pattern(length * MIB, 1));
+    let settings = "{cache: {memory: 64MiB}, memory: {buffers: 16MiB}}";
+    let (node, blobs) = node_with(blobs, settings).await;
+    let other = speaking_http_2().build().expect("a client without TLS");
+    let url = format!("{}{}", node.url(), blobs[0].path());
+    let stalled = tokio::spawn(ask_without_window(url));
+    eventually("all of them have asked", async || {
+        let asked = metric(&node, IN_FLIGHT).await >= (CONNECTIONS * STREAMS) as u64;
+        asked.then_some(())
+    })
+    .await;
+    is_responsive(&node).await;
+    node.push_blob("a", &pattern(MIB, 2)).await;
+    // Neither of them is in memory, and by HTTP/1 neither is copied.
+    for blob in &blobs {
+        assert_eq!(blob.pull(&node, node.http()).await, Outcome::Whole);
+    }
+    let used = metric(&node, "millpond_cache_memory_bytes").await;
+    assert!((1..=64 << 20).contains(&used), "{used}");
+    let pulled = blobs[1].pull(&node, &other).await;
+    assert!([Outcome::Whole, Outcome::unavailable()].contains(&pulled), "{pulled:?}");
+    let stalled = stalled.await.expect("all of them are answered");
+    for answer in &stalled {
+        let is_refused = answer.status() == 503 && answer.headers().contains_key("retry-after");
+        assert!(answer.status() == 200 || is_refused, "{answer:?}");
+    }
+    drop(stalled);
+    wait_until_idle(&node).await;
+    for blob in &blobs {
+        assert_eq!(blob.pull(&node, &other).await, Outcome::Whole);
+    }
+}
