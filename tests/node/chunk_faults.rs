@@ -177,11 +177,11 @@ async fn a_slow_bucket_is_asked_once_for_all_and_holds_up_nothing_else() {
     assert_eq!(blobs[0].times_asked(&node), 17);
 }
 
-/// Twenty blobs, three of them in large chunks.
+/// Twenty blobs, two of them in large chunks.
 fn twenty_blobs() -> impl Iterator<Item = Bytes> {
     let all = pattern(66 * MIB, 1);
     (0..20).map(move |number| {
-        let length = if number % 7 == 3 { 65 * MIB + number } else { 400_000 * (number + 1) };
+        let length = if number % 10 == 4 { 65 * MIB + number } else { 250_000 * (number + 1) };
         all.slice(number..number + length)
     })
 }
