@@ -12,6 +12,7 @@ use sha2::Digest as _;
 use crate::{
     content::{pattern, sha256, small_index},
     node::{Backend, TestNode},
+    raw::eventually,
     s3_server::{Action, Injection},
 };
 
@@ -177,6 +178,16 @@ async fn a_slow_bucket_is_asked_once_for_all_and_holds_up_nothing_else() {
     assert_eq!(blobs[0].times_asked(&node), 17);
 }
 
+/// Waits until a blob comes whole again. What was fetched ahead of somebody while the bucket failed may fail only now,
+/// and whoever waits for it then hears of that; but nothing of it is kept.
+async fn recovers(node: &TestNode, blob: &Blob) {
+    let what = format!("{} bytes come whole again", blob.bytes.len());
+    eventually(&what, async || {
+        (blob.pull(node, node.http()).await == Outcome::Whole).then_some(())
+    })
+    .await;
+}
+
 /// Twenty blobs, two of them in large chunks.
 fn twenty_blobs() -> impl Iterator<Item = Bytes> {
     let all = pattern(66 * MIB, 1);
@@ -212,7 +223,7 @@ async fn pulls_while_the_bucket_fails(settings: &str) -> Vec<Outcome> {
     fail_one_in_five(&node);
     let (pulled, ()) = tokio::join!(pull_each(&node, &blobs), is_responsive(&node));
     node.s3().heal();
-    assert_eq!(pull_each(&node, &blobs).await, vec![Outcome::Whole; 20]);
+    join_all(blobs.iter().map(|blob| recovers(&node, blob))).await;
     pulled
 }
 
@@ -238,13 +249,11 @@ async fn pulls_while(
     skip: usize,
     (node, blob): (&TestNode, &Blob),
 ) -> [Outcome; 2] {
-    let lie = Injection::new(action.clone()).on("/data").skip(skip);
-    node.s3().inject(lie);
+    node.s3().inject(Injection::new(action).on("/data").skip(skip));
     let whole = blob.pull(node, node.http()).await;
     let part = blob.pull_part(node, 3 * MIB - 7..5 * MIB).await;
     node.s3().heal();
-    let healed = blob.pull(node, node.http()).await;
-    assert_eq!(healed, Outcome::Whole, "after {action:?} from request {skip} on");
+    recovers(node, blob).await;
     [whole, part]
 }
 
@@ -316,5 +325,5 @@ async fn what_is_not_in_memory_is_refused_while_the_bucket_is_unreachable() {
     tokio::time::timeout(AT_ONCE, refused).await.expect("a refusal takes no time");
     node.s3().come_back();
     is_responsive(&node).await;
-    assert_eq!(pull_each(&node, &blobs).await, [Outcome::Whole, Outcome::Whole]);
+    join_all(blobs.iter().map(|blob| recovers(&node, blob))).await;
 }
