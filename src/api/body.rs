@@ -16,6 +16,7 @@ use hyper::body::Incoming;
 use super::{
     access_log::AccessRecord,
     sendfile::{Data, FileLane},
+    stall::Stream as ClientStream,
 };
 use crate::{
     content::ContentBytes,
@@ -30,6 +31,8 @@ pub struct Body {
     kind: Kind,
     /// Written when the last byte has been handed over, or the client has gone.
     record: Option<AccessRecord>,
+    /// Where its client has to give it leave to be sent.
+    stream: Option<ClientStream>,
 }
 
 #[derive(Default)]
@@ -88,7 +91,7 @@ impl Body {
 
     /// These bytes.
     pub(super) fn full(bytes: impl Into<Bytes>) -> Self {
-        Self { kind: Kind::Full(bytes.into()), record: None }
+        Self { kind: Kind::Full(bytes.into()), record: None, stream: None }
     }
 
     /// As many bytes as `length_bytes`, as they come. If the stream ends early the connection is cut: no
@@ -122,12 +125,21 @@ impl Body {
     }
 
     fn of(parts: Parts, length_bytes: u64) -> Self {
-        Self { kind: Kind::Parts { parts, remaining_bytes: length_bytes }, record: None }
+        Self {
+            kind: Kind::Parts { parts, remaining_bytes: length_bytes },
+            record: None,
+            stream: None,
+        }
     }
 
     /// Has the request logged when this body ends.
     pub(super) fn log_at_end(&mut self, record: AccessRecord) {
         self.record = Some(record);
+    }
+
+    /// Has it count as one of the streams of a connection.
+    pub(super) fn wait_as(&mut self, stream: ClientStream) {
+        self.stream = Some(stream);
     }
 
     /// Bytes still to be sent.
@@ -149,6 +161,9 @@ impl http_body::Body for Body {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Data>, Error>>> {
         let this = &mut *self;
+        if let Some(stream) = &this.stream {
+            stream.goes_on();
+        }
         let polled = match &mut this.kind {
             Kind::Empty => Poll::Ready(None),
             Kind::Full(bytes) => {
@@ -168,6 +183,9 @@ impl http_body::Body for Body {
                 polled
             }
         };
+        if let (Poll::Ready(Some(Ok(_))), Some(stream)) = (&polled, &this.stream) {
+            stream.waits();
+        }
         if let (Poll::Ready(Some(Ok(data))), Some(record)) = (&polled, &mut this.record) {
             record.add_sent(data.remaining() as u64);
         }

@@ -1,8 +1,10 @@
 //! A connection that does not wait for ever for a client that has stopped reading.
 
 use std::{
+    collections::BTreeMap,
     io,
     pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -86,6 +88,69 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for StallGuard<T> {
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let polled = Pin::new(&mut self.inner).poll_shutdown(context);
         self.watch(context, polled)
+    }
+}
+
+/// Bodies of one HTTP/2 connection whose client has to take something before more is asked of them. A client that
+/// takes frames and gives a stream no window does not stall the connection, so [`StallGuard`] does not see it.
+/// Cloning shares it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Streams(Arc<Mutex<Handed>>);
+
+/// Since when each of them waits.
+#[derive(Debug, Default)]
+struct Handed {
+    since: BTreeMap<u64, Instant>,
+    next: u64,
+}
+
+/// One of [`Streams`].
+#[derive(Debug)]
+pub(super) struct Stream {
+    streams: Streams,
+    number: u64,
+}
+
+impl Streams {
+    /// Another stream, which does not wait yet.
+    pub(super) fn add(&self) -> Stream {
+        let mut handed = self.handed();
+        handed.next += 1;
+        Stream { streams: self.clone(), number: handed.next }
+    }
+
+    /// Ends once a stream has waited for its client for `timeout`, or up to twice as long.
+    pub(super) async fn stalled(&self, timeout: Duration) {
+        loop {
+            let oldest = self.handed().since.values().min().copied();
+            match oldest.map(|since| since + timeout) {
+                None => tokio::time::sleep(timeout).await,
+                Some(end) if end <= Instant::now() => return,
+                Some(end) => tokio::time::sleep_until(end).await,
+            }
+        }
+    }
+
+    fn handed(&self) -> MutexGuard<'_, Handed> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Stream {
+    /// It was given bytes, and is not asked for more before its client has taken them.
+    pub(super) fn waits(&self) {
+        self.streams.handed().since.insert(self.number, Instant::now());
+    }
+
+    /// It is asked for more.
+    pub(super) fn goes_on(&self) {
+        self.streams.handed().since.remove(&self.number);
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.goes_on();
     }
 }
 

@@ -3,6 +3,7 @@
 use std::{
     collections::{HashMap, hash_map::Entry},
     fmt,
+    ops::Range,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, Ordering},
@@ -55,6 +56,7 @@ pub(super) struct Shared<E> {
     /// For chunks that are not in `memory` yet.
     pub(super) coming_budget: ByteBudget,
     pub(super) disk: Option<Disk>,
+    memory_bytes: u64,
     /// What has been read, maybe long ago.
     pub(super) read_before: Cache<ChunkKey, ()>,
     pub(super) metrics: PondMetrics,
@@ -135,9 +137,16 @@ impl<E: Clone> Pond<E> {
             coming: Mutex::default(),
             coming_budget: ByteBudget::new(coming_bytes),
             disk,
+            memory_bytes,
             read_before,
         };
         (Self(Arc::new(shared)), keeper)
+    }
+
+    /// The memory for all chunks.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        self.0.memory_bytes
     }
 
     /// Whether a chunk is there, or comes. Asking does not count as using it.
@@ -158,6 +167,13 @@ impl<E: Clone> Pond<E> {
     #[must_use]
     pub fn blob_bytes(&self, digest: &Digest) -> Option<u64> {
         self.0.disk.as_ref()?.blob_bytes(digest)
+    }
+
+    /// Reads some bytes of a chunk, at least one and as many of `part` as come at once, from the disk into memory of
+    /// their own; `None` if they are not there. The second of `name` is the length of the blob.
+    pub async fn read_part(&self, name: (ChunkKey, u64), part: Range<u64>) -> Option<Block> {
+        let disk = self.0.disk.as_ref().filter(|disk| disk.may_have(&name.0))?;
+        disk.read_part(name, part).await
     }
 
     /// What there is of a chunk of a blob of `blob_bytes`.

@@ -131,6 +131,15 @@ impl ChunkFile {
         Ok(Self { file, chunk_bytes, sums })
     }
 
+    pub(super) const fn chunk_bytes(&self) -> u64 {
+        self.chunk_bytes
+    }
+
+    /// Room for the longest piece.
+    pub(super) fn buffer(&self) -> Vec<u8> {
+        vec![0; usize::try_from(PIECE_BYTES.min(self.chunk_bytes)).unwrap_or(usize::MAX)]
+    }
+
     /// Reads the piece at `offset`, a multiple of [`PIECE_BYTES`], into `buffer`, which has as much room. Returns its
     /// bytes.
     ///

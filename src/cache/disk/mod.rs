@@ -17,6 +17,7 @@ mod name;
 
 use std::{
     io,
+    ops::Range,
     path::PathBuf,
     sync::{
         Arc, OnceLock, Weak,
@@ -137,25 +138,47 @@ impl Disk {
         read.await.ok()
     }
 
+    /// Reads bytes of a chunk into memory of their own: of `part`, as many as are checked at once.
+    pub(super) async fn read_part(&self, name: (ChunkKey, u64), part: Range<u64>) -> Option<Block> {
+        let (key, blob_bytes) = name;
+        let name = ChunkName { key, blob_bytes };
+        let disk = self.clone();
+        let _turn = self.0.reads.acquire().await;
+        let read = tokio::task::spawn_blocking(move || {
+            disk.with_file(&name, |file| copy_part(file, part))?
+        });
+        read.await.ok().flatten()
+    }
+
     fn read_now(&self, name: &ChunkName, take: impl FnMut(&[u8]) -> io::Result<()>) {
-        let Some(open) = self.0.open.get() else { return };
+        let _as_far_as_it_was_right = self.with_file(name, |file| copy(file, take));
+    }
+
+    /// What `read` makes of the file of a chunk; a file that is not as it should be is deleted.
+    fn with_file<T>(
+        &self,
+        name: &ChunkName,
+        read: impl FnOnce(&ChunkFile) -> Result<T, Damage>,
+    ) -> Option<T> {
+        let open = self.0.open.get()?;
         // While the folder is still looked through, any chunk may be there.
         let is_searched = !open.is_complete.load(Ordering::Acquire);
-        let known = open.index.get(&name.key);
-        if known != Some(*name) && !is_searched {
-            return;
+        if open.index.get(&name.key) != Some(*name) && !is_searched {
+            return None;
         }
-        match copy(&open.folder, name, take) {
-            Ok(()) => {}
+        let path = open.folder.path(name);
+        match ChunkFile::open(&path, name).and_then(|file| read(&file)) {
+            Ok(made) => return Some(made),
             Err(Damage::Missing) if is_searched => {}
             Err(damage) => {
                 self.0.metrics.failed(DiskFault::of(&damage), &damage);
                 if !damage.is_of_the_moment() {
                     open.index.remove(&name.key);
-                    let _gone_already = std::fs::remove_file(open.folder.path(name));
+                    let _gone_already = std::fs::remove_file(path);
                 }
             }
         }
+        None
     }
 
     /// Has a chunk written soon, if it is still in memory then, and is not marked. The mark goes if nothing comes of
@@ -181,16 +204,10 @@ impl Shared {
 }
 
 /// Gives `take` the bytes of a chunk, each piece after it was found right.
-fn copy(
-    folder: &Folder,
-    name: &ChunkName,
-    mut take: impl FnMut(&[u8]) -> io::Result<()>,
-) -> Result<(), Damage> {
-    let file = ChunkFile::open(&folder.path(name), name)?;
-    let length = PIECE_BYTES.min(name.chunk_bytes());
-    let mut buffer = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
+fn copy(file: &ChunkFile, mut take: impl FnMut(&[u8]) -> io::Result<()>) -> Result<(), Damage> {
+    let mut buffer = file.buffer();
     let mut offset = 0;
-    while offset < name.chunk_bytes() {
+    while offset < file.chunk_bytes() {
         let bytes = file.read(offset, &mut buffer)?;
         // Memory that the system does not give is no fault of the file; the rest comes from elsewhere.
         if take(bytes).is_err() {
@@ -199,4 +216,15 @@ fn copy(
         offset += bytes.len() as u64;
     }
     Ok(())
+}
+
+/// The bytes of `part` as far as its first piece goes; `None` if the system has no memory.
+fn copy_part(file: &ChunkFile, part: Range<u64>) -> Result<Option<Block>, Damage> {
+    let mut buffer = file.buffer();
+    let start = part.start - part.start % PIECE_BYTES;
+    let bytes = file.read(start, &mut buffer)?;
+    let index = |offset: u64| usize::try_from(offset - start).unwrap_or(usize::MAX);
+    let bytes = &bytes[index(part.start)..index(part.end).min(bytes.len())];
+    let block = Block::reserve(bytes.len() as u64);
+    Ok(block.and_then(|block| block.write(0, bytes).map(|()| block)).ok())
 }

@@ -21,7 +21,13 @@ use crate::{
 /// Lengths remembered at once. An entry is about 200 bytes. The length of a digest never changes.
 const KNOWN_LENGTHS: u64 = 100_000;
 
-/// How often the rest of one chunk is asked for again because its bytes have stopped coming.
+/// The part of the pond's memory that readers' pieces may keep of chunks that have gone: one in so many.
+const PIECES_SHARE: u64 = 4;
+
+/// So many bytes of a chunk that came before it broke off are worth that it is asked for again.
+const WORTH_A_REQUEST_BYTES: u64 = 256 << 10;
+
+/// How often the rest of one chunk is asked for again because less than that has come.
 const BREAKS_MOST: usize = 3;
 
 /// Content of a storage whose bytes are dear, read through a pond.
@@ -38,6 +44,8 @@ pub(in crate::content) struct Chunked {
     copy_budget: ByteBudget,
     /// For readers so slow that what they read is not in memory any more: a quarter.
     apart_budget: ByteBudget,
+    /// Every reader has one.
+    readers: Arc<()>,
 }
 
 impl Chunked {
@@ -50,8 +58,17 @@ impl Chunked {
         let openings = SingleFlight::new("open content", tasks.clone());
         let copy_budget = budget.part(budget.total_bytes() / 2);
         let apart_budget = budget.part(budget.total_bytes() / 4);
-        let buffers = Buffers::new();
-        Self { pond, storage, lengths, openings, tasks, buffers, copy_budget, apart_budget }
+        Self {
+            pond,
+            storage,
+            lengths,
+            openings,
+            tasks,
+            buffers: Buffers::new(),
+            copy_budget,
+            apart_budget,
+            readers: Arc::default(),
+        }
     }
 
     /// Opens the content and waits for the first bytes of `range`. Returns the length of the content, too.
@@ -168,6 +185,12 @@ impl Chunked {
         }
     }
 
+    /// How many bytes one reader may be given at once, so that together they keep no more than their share.
+    fn piece_bytes_most(&self) -> u64 {
+        let readers = (Arc::strong_count(&self.readers) as u64 - 1).max(1);
+        self.pond.memory_bytes() / PIECES_SHARE / readers
+    }
+
     /// Fills a chunk from the disk of this machine, or else from the storage.
     async fn fill(self: Arc<Self>, place: Place, writer: ChunkWriter<Error>) {
         match writer.restore().await {
@@ -187,21 +210,30 @@ impl Chunked {
                 Ok(source) => source,
                 Err(error) => break error,
             };
+            let missing_bytes = writer.missing_bytes();
             match source.fill(&mut writer).await {
                 Ok(()) => return writer.finish(),
-                Err(error) if error.is_retryable() && breaks < BREAKS_MOST => breaks += 1,
-                Err(error) => break error,
+                Err(error) if !error.is_retryable() || breaks >= BREAKS_MOST => break error,
+                Err(_) if missing_bytes - writer.missing_bytes() >= WORTH_A_REQUEST_BYTES => {
+                    breaks = 0
+                }
+                Err(_) => breaks += 1,
             }
         };
         writer.fail(error);
     }
 
-    /// Fetches `part` of a chunk for one reader, who is so slow that the chunk has gone; it is not kept.
+    /// Fetches `part` of a chunk, or its beginning, for one reader, who is so slow that the chunk has gone; it is not
+    /// kept.
     async fn fetch_apart(&self, place: &Place, part: Range<u64>) -> Result<FilePiece, Error> {
         let digest = place.key.digest;
         let failed = |error| unavailable(&digest, error);
         let length = part.end - part.start;
         let permit = self.apart_budget.acquire(length).await;
+        let within = part.start - place.range.start..part.end - place.range.start;
+        if let Some(block) = self.pond.read_part((place.key, place.blob_bytes), within).await {
+            return Ok(block.piece(0..block.len()).keeping((block, permit)));
+        }
         let block = Block::reserve(length).map_err(failed)?;
         let mut source = self.open_part(place, part).await?;
         let mut written = 0;

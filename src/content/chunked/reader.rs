@@ -2,16 +2,18 @@
 
 use std::{fmt, ops::Range, sync::Arc};
 
-use futures_util::{Stream, TryStreamExt, stream};
-use tokio::time::Instant;
-
-use super::{Chunked, Place, pace::Pace, unavailable};
+use super::{
+    Chunked, Place,
+    pace::{Pace, SMALL_PIECE_BYTES},
+    unavailable,
+};
 use crate::{
     cache::{Block, Chunk, ChunkIndex, ChunkLayout, Purpose, Unfilled},
     oci::Digest,
     runtime::{Abandoned, FilePiece, WINDOW_PIECES},
     storage::{Error, Fault, ObjectStream, READ_PATIENCE, layout},
 };
+use futures_util::{Stream, TryStreamExt, stream};
 
 /// Most bytes of one piece that is fetched for one slow reader alone.
 const APART_BYTES: u64 = 256 << 10;
@@ -93,13 +95,14 @@ struct Reader {
     range: Range<u64>,
     current: Option<Current>,
     pace: Pace,
+    /// Counted as long as it is there.
+    _counted: Arc<()>,
 }
 
 /// The chunk that is being read.
 struct Current {
     place: Place,
     state: State,
-    since: Instant,
 }
 
 enum State {
@@ -113,7 +116,8 @@ impl Reader {
     fn new(chunked: Arc<Chunked>, digest: Digest, (blob_bytes, range): (u64, Range<u64>)) -> Self {
         let layout = ChunkLayout::of(blob_bytes);
         let pace = Pace::new(layout, range.start);
-        Self { chunked, digest, blob_bytes, layout, range, current: None, pace }
+        let counted = Arc::clone(&chunked.readers);
+        Self { chunked, digest, blob_bytes, layout, range, current: None, pace, _counted: counted }
     }
 
     /// The next piece, when it is in memory.
@@ -123,7 +127,8 @@ impl Reader {
         }
         // Others come first: who is sent what is in memory would otherwise never wait.
         tokio::task::yield_now().await;
-        let most = self.pace.piece_bytes().min(self.range.end - self.range.start);
+        let share = self.chunked.piece_bytes_most().max(SMALL_PIECE_BYTES);
+        let most = self.pace.piece_bytes().min(share).min(self.range.end - self.range.start);
         let (place, found) = self.find().await?;
         let offset = self.range.start - place.range.start;
         let piece = match found {
@@ -134,7 +139,7 @@ impl Reader {
             }
         };
         self.range.start += piece.len();
-        self.pace.give();
+        self.pace.give(piece.len());
         Ok(Some(piece))
     }
 
@@ -145,6 +150,7 @@ impl Reader {
             Some(current) if current.place.key.index == index => current,
             before => self.enter(index, before),
         };
+        self.look_ahead(index);
         let offset = self.range.start - current.place.range.start;
         let found = current.find(&self.chunked, offset).await?;
         let place = current.place.clone();
@@ -154,17 +160,14 @@ impl Reader {
 
     fn enter(&mut self, index: ChunkIndex, before: Option<Current>) -> Current {
         let place = self.place(index);
-        self.pace.adapt(before.as_ref().map(|before| before.since.elapsed()));
         let was_gone = before.is_some_and(|before| matches!(before.state, State::Gone));
         // For who is so slow that chunks do not wait, none is fetched as a whole.
         let state = if was_gone && !self.pace.is_quick() {
             State::Gone
         } else {
-            let chunk = self.chunked.chunk(place.clone(), Purpose::Reading);
-            self.look_ahead(index);
-            State::Near(chunk)
+            State::Near(self.chunked.chunk(place.clone(), Purpose::Reading))
         };
-        Current { place, state, since: Instant::now() }
+        Current { place, state }
     }
 
     fn look_ahead(&mut self, index: ChunkIndex) {

@@ -205,3 +205,17 @@ async fn streams_that_are_given_no_window_hold_up_none_but_those_like_them() {
         assert_eq!(blob.pull(&node, &other).await, Outcome::Whole);
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_is_given_no_window_is_given_up() {
+    let (node, blobs) = node_with([pattern(9 * MIB, 1)], "api: {write_timeout: 1s}").await;
+    let client = speaking_http_2().http2_initial_stream_window_size(0).build();
+    let client = client.expect("a client without TLS");
+    let url = format!("{}{}", node.url(), blobs[0].path());
+    let answer = client.get(&url).send().await.expect("an answer");
+    assert_eq!(answer.status(), 200);
+    wait_until_idle(&node).await;
+    assert!(answer.bytes().await.is_err(), "the body ends in an error");
+    let other = speaking_http_2().build().expect("a client without TLS");
+    assert_eq!(blobs[0].pull(&node, &other).await, Outcome::Whole);
+}
