@@ -7,6 +7,7 @@ mod folder;
 mod list;
 mod publish;
 mod read;
+mod small_file;
 mod write;
 
 pub use read::OpenFile;
@@ -36,6 +37,7 @@ pub struct Directory {
     budget: ByteBudget,
     buffers: Buffers,
     readers: read::Readers,
+    small_files: small_file::SmallFiles,
 }
 
 impl Directory {
@@ -45,8 +47,13 @@ impl Directory {
     /// # Errors
     /// [`Error::Failed`] if the directory cannot be made.
     pub fn open(root: PathBuf, budget: ByteBudget) -> Result<Self, Error> {
-        let (buffers, readers) = (Buffers::new(), read::Readers::new());
-        let directory = Self { root, budget, buffers, readers };
+        let directory = Self {
+            root,
+            budget,
+            buffers: Buffers::new(),
+            readers: read::Readers::new(),
+            small_files: small_file::SmallFiles::new(),
+        };
         let temporary = directory.temporary_folder();
         folder::ensure(&temporary).map_err(|error| {
             let named = io::Error::new(error.kind(), format!("{}: {error}", temporary.display()));
@@ -91,6 +98,7 @@ impl Storage for Directory {
             key: key.clone(),
             buffers: self.buffers.clone(),
             readers: self.readers.clone(),
+            small_files: self.small_files.clone(),
         };
         read::open(source, range, &self.budget).await
     }

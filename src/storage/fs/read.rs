@@ -1,7 +1,7 @@
 //! Reading a file as a stream of pieces.
 
 use std::{
-    fs::File,
+    fs::{File, Metadata},
     io,
     num::NonZero,
     ops::Range,
@@ -22,7 +22,10 @@ use super::super::cached::{is_cached, open_cached, read_cached};
 use super::super::{
     Error, Fault, FileBytes, Key, ObjectBytes, ObjectMeta, ObjectStream, Opened, READ_PATIENCE,
 };
-use super::{blocking, failed, object_meta};
+use super::{
+    blocking, failed, object_meta,
+    small_file::{SmallFile, SmallFiles, Stamp},
+};
 use crate::{
     oci::ByteRange,
     runtime::{BufferPool, Buffers, ByteBudget, Permit, WINDOW_PIECES},
@@ -42,6 +45,7 @@ pub(super) struct Source {
     pub(super) key: Key,
     pub(super) buffers: Buffers,
     pub(super) readers: Readers,
+    pub(super) small_files: SmallFiles,
 }
 
 /// How many read at the moment. While there are no more than processors, the next piece is read by another
@@ -87,6 +91,8 @@ struct Found {
     range: Range<u64>,
     /// The first bytes; all, if they are few.
     first: Bytes,
+    /// If the file may be kept, should `first` be all of it.
+    stamp: Option<Stamp>,
 }
 
 pub(super) async fn open(
@@ -94,23 +100,41 @@ pub(super) async fn open(
     range: Option<ByteRange>,
     budget: &ByteBudget,
 ) -> Result<Opened, Error> {
-    let Source { path, key, buffers, readers } = source;
-    let found = match find_cached(&path, range) {
+    let Source { path, key, buffers, readers, small_files } = source;
+    if range.is_none()
+        && let Some(SmallFile { meta, bytes, .. }) = small_files.get(&key, &path).await
+    {
+        return Ok(Opened { meta, range: 0..meta.size_bytes, bytes: at_once(bytes) });
+    }
+    let found = match find_cached(&path, range, &small_files) {
         Some(found) => found.map_err(|error| failed("open", &key, error))?,
-        None => blocking("open", &key, move || find(&path, range)).await?,
+        None => {
+            let small_files = small_files.clone();
+            blocking("open", &key, move || find(&path, range, &small_files)).await?
+        }
     };
     let size_bytes = found.meta.size_bytes;
-    let Ok(Found { file, meta, range, first }) = found.within_range() else {
+    let Ok(Found { file, meta, range, first, stamp }) = found.within_range() else {
         return Err(Error::RangeOutside { key, size_bytes });
     };
+    if let Some(stamp) = stamp
+        && first.len() as u64 == meta.size_bytes
+    {
+        small_files.insert(key.clone(), (meta, first.clone(), stamp)).await;
+    }
     let rest = range.start + first.len() as u64..range.end;
     let bytes = if rest.is_empty() {
-        ObjectBytes::Stream(Box::pin(stream::once(async { Ok(first) })))
+        at_once(first)
     } else {
         let (bytes, budget) = (FileBytes::new(Arc::new(file), range.clone()), budget.clone());
         ObjectBytes::File(OpenFile { bytes, first, key, buffers, readers, budget })
     };
     Ok(Opened { meta, range, bytes })
+}
+
+/// Bytes that need not be waited for.
+fn at_once(bytes: Bytes) -> ObjectBytes {
+    ObjectBytes::Stream(Box::pin(stream::once(async { Ok(bytes) })))
 }
 
 /// A file that is open for reading, and what is needed to read it.
@@ -155,34 +179,42 @@ impl OpenFile {
 }
 
 /// What there is without waiting for a disk; `None` if it takes one.
-fn find_cached(path: &Path, range: Option<ByteRange>) -> Option<io::Result<Found>> {
+fn find_cached(
+    path: &Path,
+    range: Option<ByteRange>,
+    small_files: &SmallFiles,
+) -> Option<io::Result<Found>> {
     let file = match open_cached(path)? {
         Ok(file) => file,
         Err(error) => return Some(Err(error)),
     };
     // What is wrong here is found again, and told, by who may wait.
-    let (meta, range) = locate(&file, range).ok()?;
+    let before = file.metadata().ok()?;
+    let (meta, range) = locate(&before, range).ok()?;
     if range.end - range.start > FIRST_BYTES {
         // They are read when it is known that they have to come here.
         let beginning = range.start..range.start + 1;
-        let found = Found { file, meta, range, first: Bytes::new() };
+        let found = Found { file, meta, range, first: Bytes::new(), stamp: None };
         return is_cached(&found.file, &beginning).then_some(Ok(found));
     }
     let mut first = buffer_of(first_of(&range)).ok()?;
     read_cached(&file, &mut first, range.start).ok()?;
-    Some(Ok(Found { file, meta, range, first: first.into() }))
+    let stamp = small_files.stamp(&file, &before, path);
+    Some(Ok(Found { file, meta, range, first: first.into(), stamp }))
 }
 
-fn find(path: &Path, range: Option<ByteRange>) -> io::Result<Found> {
+fn find(path: &Path, range: Option<ByteRange>, small_files: &SmallFiles) -> io::Result<Found> {
     let file = File::open(path)?;
-    let (meta, range) = locate(&file, range)?;
+    let before = file.metadata()?;
+    let (meta, range) = locate(&before, range)?;
     let mut first = buffer_of(first_of(&range))?;
     file.read_exact_at(&mut first, range.start)?;
-    Ok(Found { file, meta, range, first: first.into() })
+    let stamp = small_files.stamp(&file, &before, path);
+    Ok(Found { file, meta, range, first: first.into(), stamp })
 }
 
-fn locate(file: &File, range: Option<ByteRange>) -> io::Result<(ObjectMeta, Range<u64>)> {
-    let meta = object_meta(&file.metadata()?)?;
+fn locate(meta: &Metadata, range: Option<ByteRange>) -> io::Result<(ObjectMeta, Range<u64>)> {
+    let meta = object_meta(meta)?;
     let whole = 0..meta.size_bytes;
     // An empty range stands for "none of the bytes"; the caller tells it from an empty object.
     let range =
