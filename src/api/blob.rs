@@ -1,5 +1,6 @@
 //! `/v2/<name>/blobs/<digest>`
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 
 use super::{
@@ -73,8 +74,10 @@ fn describe(headers: &mut HeaderMap, digest: &Digest) {
 
 /// The digest, as itself and as the entity tag.
 pub(super) fn identify(headers: &mut HeaderMap, digest: &Digest) {
-    headers.insert(&CONTENT_DIGEST, header_text(digest.to_string()));
-    headers.insert(header::ETAG, header_text(format!("\"{digest}\"")));
+    let tag = Bytes::from(format!("\"{digest}\""));
+    let value = |text| HeaderValue::from_maybe_shared(text).expect("digests are header values");
+    headers.insert(&CONTENT_DIGEST, value(tag.slice(1..tag.len() - 1)));
+    headers.insert(header::ETAG, value(tag));
 }
 
 pub(super) fn header_text(text: String) -> HeaderValue {
@@ -83,11 +86,16 @@ pub(super) fn header_text(text: String) -> HeaderValue {
 
 /// Whether the client says it has these bytes already (RFC 9110, section 13.1.2).
 pub(super) fn is_fresh(headers: &HeaderMap, digest: &Digest) -> bool {
-    let own = format!("\"{digest}\"");
     let values =
         headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
     let mut tags = values.flat_map(|value| value.split(',')).map(str::trim);
-    tags.any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == own)
+    tags.any(|tag| tag == "*" || digest_in(tag).is_some_and(|named| named == *digest))
+}
+
+/// The digest that an entity tag of ours consists of.
+fn digest_in(tag: &str) -> Option<Digest> {
+    let quoted = tag.strip_prefix("W/").unwrap_or(tag);
+    quoted.strip_prefix('"')?.strip_suffix('"')?.parse().ok()
 }
 
 pub(super) fn not_modified(digest: &Digest) -> Response<Body> {

@@ -24,9 +24,6 @@ use super::{
 };
 use crate::runtime::{ByteSize, Shutdown, Tasks};
 
-/// Headers of one request.
-const HEADERS_MAX: usize = 128;
-
 /// Requests at once on one HTTP/2 connection.
 const STREAMS_MAX: u32 = 256;
 
@@ -302,12 +299,13 @@ impl Connection {
     fn builder(&self) -> auto::Builder<TokioExecutor> {
         let header_max = usize::try_from(self.limits.header_max.0).unwrap_or(usize::MAX);
         let mut builder = auto::Builder::new(TokioExecutor::new());
+        // A request has at most the 100 headers that are hyper's own limit: for any other, hyper allocates and fills
+        // 8 KiB with each request.
         builder
             .http1()
             .timer(TokioTimer::new())
             .header_read_timeout(self.limits.header_timeout)
             .max_buf_size(header_max)
-            .max_headers(HEADERS_MAX)
             .http2()
             .timer(TokioTimer::new())
             .keep_alive_interval(PING_INTERVAL)

@@ -3,6 +3,8 @@
 //! Repository names contain slashes, and any component of a name may be called `blobs` or `tags`; so a
 //! path is understood from its end.
 
+use std::borrow::Cow;
+
 use percent_encoding::percent_decode_str;
 
 use crate::oci::{
@@ -62,11 +64,18 @@ impl Route {
             return Ok(Self::Ping);
         }
         let rest = rest.strip_prefix('/').ok_or(InvalidRoute::Unknown)?;
-        let decode =
-            |component: &str| percent_decode_str(component).decode_utf8().map(String::from);
-        let decoded: Result<Vec<String>, _> = rest.split('/').map(decode).collect();
+        // Hardly any client encodes what needs no encoding.
+        let is_encoded = rest.contains('%');
+        let decode = |component| {
+            if is_encoded {
+                percent_decode_str(component).decode_utf8()
+            } else {
+                Ok(Cow::Borrowed(component))
+            }
+        };
+        let decoded: Result<Vec<Cow<'_, str>>, _> = rest.split('/').map(decode).collect();
         let decoded = decoded.map_err(|_not_utf8| InvalidRoute::Unknown)?;
-        let components: Vec<&str> = decoded.iter().map(String::as_str).collect();
+        let components: Vec<&str> = decoded.iter().map(AsRef::as_ref).collect();
         Self::from_components(&components)
     }
 

@@ -62,6 +62,9 @@ impl FromStr for Algorithm {
 /// Longest hash of all algorithms, in bytes.
 const MAX_HASH_BYTES: usize = 64;
 
+/// Longest written form, in bytes: a name, a colon and the hash.
+const MAX_TEXT_BYTES: usize = "sha512:".len() + 2 * MAX_HASH_BYTES;
+
 /// The digest of some bytes: an algorithm and the hash they have under it.
 ///
 /// Ordered by algorithm, then by hash, which is also the order of the written forms.
@@ -113,9 +116,23 @@ impl Digest {
     /// The lower-case hexadecimal form of the hash, without the algorithm.
     #[must_use]
     pub fn hex(&self) -> String {
+        let mut text = self.to_string();
+        text.drain(..=self.algorithm.name().len());
+        text
+    }
+
+    /// The written form in `text`; says how long it is.
+    fn write(&self, text: &mut [u8; MAX_TEXT_BYTES]) -> usize {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        let digit = |value: u8| char::from(DIGITS[usize::from(value)]);
-        self.hash().iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
+        let name = self.algorithm.name().as_bytes();
+        text[..name.len()].copy_from_slice(name);
+        text[name.len()] = b':';
+        let hex = &mut text[name.len() + 1..];
+        for (pair, byte) in hex.chunks_exact_mut(2).zip(self.hash()) {
+            pair[0] = DIGITS[usize::from(byte >> 4)];
+            pair[1] = DIGITS[usize::from(byte & 15)];
+        }
+        name.len() + 1 + 2 * self.hash().len()
     }
 }
 
@@ -129,7 +146,10 @@ fn nibble(digit: u8) -> Result<u8, InvalidDigest> {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.algorithm, self.hex())
+        // In one piece: most of what is written here becomes a string of its own, which then grows but once.
+        let mut text = [0; MAX_TEXT_BYTES];
+        let length = self.write(&mut text);
+        f.write_str(std::str::from_utf8(&text[..length]).expect("names and digits are ASCII"))
     }
 }
 

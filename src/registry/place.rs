@@ -11,6 +11,9 @@ use crate::{
 };
 
 /// Where a name leads.
+///
+/// What reading takes from another registry is in a box of its own: it would be the most of what every request needs
+/// in memory, also of those that have nothing to do with one.
 #[derive(Clone, Debug)]
 pub enum Place {
     /// A repository that clients push to.
@@ -77,7 +80,7 @@ impl Place {
                 let stored = repository.manifest(reference).await?;
                 Ok(ServedManifest { stored, freshness: Freshness::Current })
             }
-            Self::Mirrored(mirrored) => mirrored.manifest(reference).await,
+            Self::Mirrored(mirrored) => Box::pin(mirrored.manifest(reference)).await,
         }
     }
 
@@ -88,7 +91,7 @@ impl Place {
     pub async fn stat_blob(&self, digest: &Digest) -> Result<u64, Error> {
         match self {
             Self::Hosted(repository) => repository.stat_blob(digest).await,
-            Self::Mirrored(mirrored) => mirrored.stat_blob(digest).await,
+            Self::Mirrored(mirrored) => Box::pin(mirrored.stat_blob(digest)).await,
         }
     }
 
@@ -103,7 +106,7 @@ impl Place {
     ) -> Result<Content, Error> {
         match self {
             Self::Hosted(repository) => repository.open_blob(digest, range).await,
-            Self::Mirrored(mirrored) => mirrored.open_blob(digest, range).await,
+            Self::Mirrored(mirrored) => Box::pin(mirrored.open_blob(digest, range)).await,
         }
     }
 

@@ -46,16 +46,30 @@ impl FromStr for Key {
     type Err = InvalidKey;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-+=@".contains(&byte);
-        let is_component =
-            |component: &str| !matches!(component, "" | "." | "..") && component.bytes().all(plain);
-        if text.len() <= MAX_KEY_BYTES && text.split('/').all(is_component) {
+        let mut components = text.as_bytes().split(|&byte| byte == b'/');
+        if text.len() <= MAX_KEY_BYTES && components.all(is_component) {
             Ok(Self(text.into()))
         } else {
             Err(InvalidKey)
         }
     }
 }
+
+fn is_component(bytes: &[u8]) -> bool {
+    !matches!(bytes, b"" | b"." | b"..") && bytes.iter().all(|&byte| PLAIN[usize::from(byte)])
+}
+
+/// Bytes that a component may have. A table, because keys are made for every request.
+const PLAIN: [bool; 256] = {
+    let mut plain = [false; 256];
+    let mut byte = 0_u8;
+    while byte < 128 {
+        plain[byte as usize] =
+            byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-' | b'+' | b'=' | b'@');
+        byte += 1;
+    }
+    plain
+};
 
 /// Why a text is no key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -77,7 +77,9 @@ pub fn tag(name: &RepositoryName, tag: &Tag) -> Key {
 /// What a tag points to: the digest of a manifest.
 #[must_use]
 pub fn tag_current(name: &RepositoryName, tag: &Tag) -> Key {
-    tags(name).join(format_args!("{tag}/current/link"))
+    // In one go, because this one is made for each read of a tag.
+    let (name, tag) = (name.as_str(), tag.as_str());
+    key([REPOSITORIES, "/", name, "/_manifests/tags/", tag, "/current/link"].concat())
 }
 
 /// The note that a tag has pointed to a manifest.

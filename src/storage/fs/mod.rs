@@ -93,8 +93,14 @@ impl Storage for Directory {
     }
 
     async fn open(&self, key: &Key, range: Option<ByteRange>) -> Result<Opened, Error> {
+        let path = self.path(key);
+        if range.is_none()
+            && let Some(file) = self.small_files.get(key, &path).await
+        {
+            return Ok(file.into_opened());
+        }
         let source = read::Source {
-            path: self.path(key),
+            path,
             key: key.clone(),
             buffers: self.buffers.clone(),
             readers: self.readers.clone(),

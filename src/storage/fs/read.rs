@@ -24,7 +24,7 @@ use super::super::{
 };
 use super::{
     blocking, failed, object_meta,
-    small_file::{SmallFile, SmallFiles, Stamp},
+    small_file::{SmallFiles, Stamp},
 };
 use crate::{
     oci::ByteRange,
@@ -101,11 +101,6 @@ pub(super) async fn open(
     budget: &ByteBudget,
 ) -> Result<Opened, Error> {
     let Source { path, key, buffers, readers, small_files } = source;
-    if range.is_none()
-        && let Some(SmallFile { meta, bytes, .. }) = small_files.get(&key, &path).await
-    {
-        return Ok(Opened { meta, range: 0..meta.size_bytes, bytes: at_once(bytes) });
-    }
     let found = match find_cached(&path, range, &small_files) {
         Some(found) => found.map_err(|error| failed("open", &key, error))?,
         None => {
@@ -133,7 +128,7 @@ pub(super) async fn open(
 }
 
 /// Bytes that need not be waited for.
-fn at_once(bytes: Bytes) -> ObjectBytes {
+pub(super) fn at_once(bytes: Bytes) -> ObjectBytes {
     ObjectBytes::Stream(Box::pin(stream::once(async { Ok(bytes) })))
 }
 

@@ -26,7 +26,10 @@ use std::{
 use bytes::Bytes;
 use moka::future::Cache;
 
-use super::super::{Key, ObjectMeta};
+use super::{
+    super::{Key, ObjectMeta, Opened},
+    read::at_once,
+};
 
 /// Longest file that is kept: links, and little else.
 const SMALL_BYTES: u64 = 512;
@@ -60,9 +63,16 @@ pub(super) struct SmallFiles {
 /// A file as it was read.
 #[derive(Clone, Debug)]
 pub(super) struct SmallFile {
-    pub(super) meta: ObjectMeta,
-    pub(super) bytes: Bytes,
+    meta: ObjectMeta,
+    bytes: Bytes,
     stamp: Stamp,
+}
+
+impl SmallFile {
+    pub(super) fn into_opened(self) -> Opened {
+        let Self { meta, bytes, .. } = self;
+        Opened { meta, range: 0..meta.size_bytes, bytes: at_once(bytes) }
+    }
 }
 
 /// What the kernel says of a file, and says otherwise after every change.
