@@ -1,6 +1,9 @@
 //! Links: the small objects that make content part of a repository.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use bytes::Bytes;
 use moka::future::Cache;
@@ -8,7 +11,8 @@ use moka::future::Cache;
 use super::Error;
 use crate::{
     oci::{Digest, RepositoryName},
-    storage::{self, Key, SharedStorage, layout},
+    runtime::{NextFlight, Tasks},
+    storage::{self, Key, ReadCost, SharedStorage, Storage, layout},
 };
 
 /// Links remembered at once. An entry is about 300 bytes.
@@ -16,6 +20,10 @@ const KNOWN_LINKS: u64 = 100_000;
 
 /// Longest link: a digest, and whatever white space an editor left behind it.
 const LINK_MAX_BYTES: u64 = 256;
+
+/// How long readers of a link wait for those who asked before them. A bucket answers within a fraction of that; if one
+/// request is stuck, not everybody shall be.
+const READING_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What a link makes part of a repository.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -40,12 +48,24 @@ impl LinkKind {
 pub(super) struct Links {
     storage: SharedStorage,
     known: Cache<(LinkKind, RepositoryName, Digest), Digest>,
+    /// Where each reading is a request, those who want the same link at the same time share one.
+    readings: Option<Readings>,
 }
 
+/// Links that are being read, each after the last one of its readers came: so that none of them is told what was
+/// true only before.
+type Readings = NextFlight<Key, Result<Option<Digest>, Arc<Error>>>;
+
 impl Links {
-    pub(super) fn new(storage: SharedStorage, known_for: Duration) -> Self {
+    pub(super) fn new(storage: SharedStorage, known_for: Duration, tasks: &Tasks) -> Self {
         let known = Cache::builder().max_capacity(KNOWN_LINKS).time_to_live(known_for).build();
-        Self { storage, known }
+        let readings = match storage.read_cost() {
+            ReadCost::Calls => None,
+            ReadCost::Request => {
+                Some(NextFlight::new("read a link", tasks.clone(), READING_PATIENCE))
+            }
+        };
+        Self { storage, known, readings }
     }
 
     /// The digest under which the linked content is stored, which may differ from the one it is linked by;
@@ -70,16 +90,12 @@ impl Links {
     /// What the link at `key` points to. A broken one points nowhere, as if it were missing: pushing again
     /// mends it.
     pub(super) async fn read(&self, key: &Key) -> Result<Option<Digest>, Error> {
-        let bytes = match storage::read(&*self.storage, key, LINK_MAX_BYTES).await {
-            Ok(bytes) => bytes,
-            Err(error) if error.is_not_found() => return Ok(None),
-            Err(error) => return Err(error.into()),
+        let Some(readings) = &self.readings else {
+            return read(&*self.storage, key).await;
         };
-        let digest = std::str::from_utf8(&bytes).ok().and_then(|text| text.trim().parse().ok());
-        if digest.is_none() {
-            tracing::warn!(%key, "this link does not hold a digest and is treated as missing");
-        }
-        Ok(digest)
+        let (storage, wanted) = (Arc::clone(&self.storage), key.clone());
+        let reading = async move { read(&*storage, &wanted).await.map_err(Arc::new) };
+        readings.run(key.clone(), reading).await?.map_err(Error::Shared)
     }
 
     /// As [`Links::read`], with the time at which the link was written.
@@ -125,4 +141,17 @@ impl Links {
         self.known.invalidate(&(kind, name.clone(), *digest)).await;
         Ok(existed)
     }
+}
+
+async fn read(storage: &dyn Storage, key: &Key) -> Result<Option<Digest>, Error> {
+    let bytes = match storage::read(storage, key, LINK_MAX_BYTES).await {
+        Ok(bytes) => bytes,
+        Err(error) if error.is_not_found() => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let digest = std::str::from_utf8(&bytes).ok().and_then(|text| text.trim().parse().ok());
+    if digest.is_none() {
+        tracing::warn!(%key, "this link does not hold a digest and is treated as missing");
+    }
+    Ok(digest)
 }

@@ -78,7 +78,7 @@ impl Registry {
         let storage = Arc::clone(content.storage());
         Arc::new(Self {
             content,
-            links: Links::new(Arc::clone(&storage), config.known_for),
+            links: Links::new(Arc::clone(&storage), config.known_for, tasks),
             manifests: ManifestMemory::new(config.manifest_memory),
             subjects: Subjects::new(),
             sessions: Sessions::new(config.uploads.age),

@@ -60,8 +60,9 @@ impl Repository {
         Ok(page)
     }
 
-    /// What a tag points to now. Always asks the storage: a read never returns an older value than the
-    /// last acknowledged push, whichever process took it.
+    /// What a tag points to now. Always asks the storage, and after it was called, also where it is asked once for
+    /// several readers: a read never returns an older value than the last acknowledged push, whichever process
+    /// took it.
     pub(super) async fn resolve_tag(&self, tag: &Tag) -> Result<Option<Digest>, Error> {
         self.registry.links.read(&layout::tag_current(&self.name, tag)).await
     }

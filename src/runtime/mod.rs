@@ -4,6 +4,7 @@
 mod budget;
 mod buffers;
 mod file_piece;
+mod next_flight;
 mod settings;
 mod single_flight;
 mod stream;
@@ -12,6 +13,7 @@ mod tasks;
 pub use budget::{BudgetExhausted, ByteBudget, Permit};
 pub(crate) use buffers::{BufferPool, Buffers, WINDOW_PIECES};
 pub use file_piece::FilePiece;
+pub use next_flight::NextFlight;
 pub(crate) use settings::choices;
 pub use settings::{
     ByteSize, Environment, Problem, Secret, Section, Setting, Settings, SettingsError,

@@ -79,6 +79,11 @@ pub struct Flight<V> {
 }
 
 impl<V: Clone> Flight<V> {
+    /// Work whose result will come through `result`.
+    pub(super) const fn of(result: watch::Receiver<Option<V>>) -> Self {
+        Self { result }
+    }
+
     /// The result, once there is one.
     ///
     /// # Errors

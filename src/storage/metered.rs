@@ -8,8 +8,8 @@ use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry};
 use tokio::time::Instant;
 
 use super::{
-    Error, Key, ListQuery, Listing, ObjectMeta, Opened, Piece, Purge, SharedStorage, Spool,
-    Storage, WriteOptions, Writer,
+    Error, Key, ListQuery, Listing, ObjectMeta, Opened, Piece, Purge, ReadCost, SharedStorage,
+    Spool, Storage, WriteOptions, Writer,
 };
 use crate::oci::ByteRange;
 
@@ -69,6 +69,10 @@ impl Metered {
 
 #[async_trait]
 impl Storage for Metered {
+    fn read_cost(&self) -> ReadCost {
+        self.inner.read_cost()
+    }
+
     async fn head(&self, key: &Key) -> Result<ObjectMeta, Error> {
         self.measure("head", self.inner.head(key)).await
     }

@@ -54,6 +54,9 @@ pub(crate) const READ_PATIENCE: Duration = Duration::from_secs(10);
 /// - Dropping a future may leave the change done or undone, never half done.
 #[async_trait]
 pub trait Storage: fmt::Debug + fmt::Display + Send + Sync + 'static {
+    /// What reading a small object costs.
+    fn read_cost(&self) -> ReadCost;
+
     /// Size and age of an object.
     ///
     /// # Errors
@@ -171,6 +174,15 @@ pub enum Purge {
     Remove,
     /// Only count it.
     DryRun,
+}
+
+/// What reading a small object costs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadCost {
+    /// A few calls of this machine's kernel, less than to find out who else reads the same.
+    Calls,
+    /// A request to another machine.
+    Request,
 }
 
 /// What is known of an object without reading it.

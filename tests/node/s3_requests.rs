@@ -1,8 +1,9 @@
 //! What S3 is asked for, request by request: each costs money and a round trip.
 
-use std::ops::Range;
+use std::{ops::Range, time::Duration};
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 
 use crate::{
     blobs::{Style, push},
@@ -13,6 +14,7 @@ use crate::{
     },
     node::{Backend, TestNode},
     raw::eventually,
+    s3_server::{Action, Injection},
 };
 
 async fn start() -> TestNode {
@@ -196,6 +198,55 @@ async fn a_warm_manifest_by_tag_is_one_request_and_by_digest_none() {
         node.head(&by_digest).expect(200).await;
         assert_eq!(requests(node), [""; 0]);
     }
+}
+
+const READ_TAG: &str =
+    "GET /pond/docker/registry/v2/repositories/a/_manifests/tags/v1/current/link";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_readers_of_a_tag_are_two_requests() {
+    let node = start().await;
+    node.push_manifest("a", "v1", &small_index("x")).await;
+    requests(&node);
+    // As long as they need to come, and not so long that those who wait for their turn lose patience.
+    node.s3().inject(Injection::new(Action::Delay(Duration::from_millis(700))).on(READ_TAG));
+    let answers = (0..100).map(|_| node.get("/v2/a/manifests/v1").expect(200));
+    join_all(answers).await;
+    assert_eq!(requests(&node), [GET_TAG; 2]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_push_while_a_tag_is_read_is_seen_by_all_who_come_after_it() {
+    let (node, [old, new]) = (start().await, ["old", "new"].map(small_index));
+    let other = node.sibling().await;
+    node.push_manifest("a", "v1", &old).await;
+    requests(&node);
+    // It is told what was true before the push, after the push.
+    let slow = Injection::new(Action::DelayAnswer(Duration::from_millis(700)));
+    node.s3().inject(slow.on(READ_TAG).times(1));
+    let early = tokio::spawn(node.get("/v2/a/manifests/v1").expect(200));
+    let begun = || async { node.s3().take_requests().contains(&READ_TAG.to_owned()).then_some(()) };
+    eventually("the tag is read", begun).await;
+    other.push_manifest("a", "v1", &new).await;
+    requests(&node);
+    let later = (0..10).map(|_| node.get("/v2/a/manifests/v1").expect(200));
+    for answer in join_all(later).await {
+        assert_eq!(answer.header("docker-content-digest"), sha256(&new));
+    }
+    let read = requests(&node);
+    assert_eq!(read.iter().filter(|line| *line == GET_TAG).count(), 1, "{read:#?}");
+    assert_eq!(early.await.unwrap().header("docker-content-digest"), sha256(&old));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tag_whose_reading_failed_is_read_again() {
+    let node = start().await;
+    node.push_manifest("a", "v1", &small_index("x")).await;
+    requests(&node);
+    node.s3().inject(Injection::new(Action::Refuse(403, "AccessDenied")).on(READ_TAG).times(1));
+    node.get("/v2/a/manifests/v1").refused(503, "UNAVAILABLE").await;
+    node.get("/v2/a/manifests/v1").expect(200).await;
+    assert_eq!(requests(&node), [GET_TAG; 2]);
 }
 
 trait Sorted {

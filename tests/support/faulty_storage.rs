@@ -16,7 +16,7 @@ use millpond::{
     oci::ByteRange,
     storage::{
         Error, Fault, Key, ListQuery, Listing, ObjectBytes, ObjectMeta, Opened, Piece, Purge,
-        SharedStorage, Spool, Storage, WriteOptions, Writer,
+        ReadCost, SharedStorage, Spool, Storage, WriteOptions, Writer,
     },
 };
 
@@ -93,6 +93,10 @@ impl fmt::Display for FaultyStorage {
 
 #[async_trait]
 impl Storage for FaultyStorage {
+    fn read_cost(&self) -> ReadCost {
+        self.inner.read_cost()
+    }
+
     async fn head(&self, key: &Key) -> Result<ObjectMeta, Error> {
         self.faults.run("head", key, self.inner.head(key)).await
     }

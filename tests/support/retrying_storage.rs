@@ -8,7 +8,7 @@ use futures_util::{TryStreamExt, stream};
 use millpond::{
     oci::ByteRange,
     storage::{
-        Error, Key, ListQuery, Listing, ObjectBytes, ObjectMeta, Opened, Piece, Purge,
+        Error, Key, ListQuery, Listing, ObjectBytes, ObjectMeta, Opened, Piece, Purge, ReadCost,
         SharedStorage, Spool, Storage, WriteOptions, Writer,
     },
 };
@@ -50,6 +50,10 @@ async fn retry<T, Work: Future<Output = Result<T, Error>>>(
 
 #[async_trait]
 impl Storage for RetryingStorage {
+    fn read_cost(&self) -> ReadCost {
+        self.inner.read_cost()
+    }
+
     async fn head(&self, key: &Key) -> Result<ObjectMeta, Error> {
         retry(|| self.inner.head(key)).await
     }

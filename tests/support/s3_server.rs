@@ -97,6 +97,8 @@ pub(crate) enum Action {
     ShortBody(u64),
     /// Carried out after this time.
     Delay(Duration),
+    /// Carried out at once, but answered after this time.
+    DelayAnswer(Duration),
     /// Carried out for these bytes, first and last, or for all of them, whatever was asked for.
     Range(Option<(u64, u64)>),
     /// Carried out for no more than the first so many bytes of the range that was asked for, as all of the answer
@@ -329,6 +331,15 @@ impl State {
                 tokio::time::sleep(delay).await;
                 self.carry_out(request).await
             }
+            Some(Action::DelayAnswer(delay)) => {
+                let answer = self.carry_out(request).await?;
+                // Some answers are made while they are read.
+                let (head, body) = answer.into_parts();
+                let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
+                tokio::time::sleep(delay).await;
+                let body = Full::new(body).map_err(|never| match never {}).boxed_unsync();
+                Ok(Response::from_parts(head, body))
+            }
             Some(Action::Range(range)) => {
                 request.extensions_mut().insert(OtherRange::This(range));
                 self.carry_out(request).await
@@ -424,6 +435,7 @@ async fn the_s3_server_counts_and_fails_as_told() {
         Action::CutBody(1),
         Action::ShortBody(1),
         Action::Delay(Duration::from_millis(1)),
+        Action::DelayAnswer(Duration::from_millis(1)),
         Action::Range(None),
         Action::ShortRange(1),
         Action::Reset,
@@ -444,7 +456,7 @@ async fn the_s3_server_counts_and_fails_as_told() {
             String::from_utf8_lossy(&answer).lines().next().unwrap_or_default().to_owned(),
         )
     };
-    let expected = ["503", "403", "500", "403", "403", "403", "403", "403"];
+    let expected = ["503", "403", "500", "403", "403", "403", "403", "403", "403"];
     for status in expected {
         let answer = get().await.unwrap();
         assert!(answer.contains(status), "{answer}");

@@ -22,8 +22,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::{
-    Error, Fault, Key, ListQuery, Listing, ObjectMeta, Opened, Piece, Purge, Spool, Storage,
-    WriteOptions, Writer, cached::open_cached, layout, spool::SpoolFile,
+    Error, Fault, Key, ListQuery, Listing, ObjectMeta, Opened, Piece, Purge, ReadCost, Spool,
+    Storage, WriteOptions, Writer, cached::open_cached, layout, spool::SpoolFile,
 };
 use crate::{
     oci::ByteRange,
@@ -82,6 +82,10 @@ fn unfinished_key() -> Key {
 
 #[async_trait]
 impl Storage for Directory {
+    fn read_cost(&self) -> ReadCost {
+        ReadCost::Calls
+    }
+
     async fn head(&self, key: &Key) -> Result<ObjectMeta, Error> {
         let path = self.path(key);
         // An open file tells as much, and takes no other thread if the kernel knows where it lies.

@@ -35,8 +35,8 @@ pub use client::CaError;
 pub use config::{Checksums, Config, ConfigError, Encryption};
 
 use super::{
-    Error, Fault, Key, ListQuery, Listing, ObjectMeta, Opened, Piece, Purge, Spool, Storage,
-    WriteOptions, Writer,
+    Error, Fault, Key, ListQuery, Listing, ObjectMeta, Opened, Piece, Purge, ReadCost, Spool,
+    Storage, WriteOptions, Writer,
 };
 use crate::{oci::ByteRange, runtime::ByteBudget};
 use bucket::Bucket;
@@ -73,6 +73,10 @@ impl S3 {
 
 #[async_trait]
 impl Storage for S3 {
+    fn read_cost(&self) -> ReadCost {
+        ReadCost::Request
+    }
+
     async fn head(&self, key: &Key) -> Result<ObjectMeta, Error> {
         Ok(self.bucket.head("head", key).await?.meta)
     }
