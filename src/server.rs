@@ -13,6 +13,7 @@ use crate::{
     registry::{self, Registry},
     runtime::{ByteBudget, Shutdown, Tasks},
     storage::{self, Metered, SharedStorage},
+    telemetry,
     upstream::{self, Upstreams},
 };
 
@@ -66,6 +67,7 @@ impl Server {
         let metrics = prometheus::Registry::new();
         let tasks = Tasks::new();
         let budget = ByteBudget::new(config.memory.buffers.0);
+        register_buffers(&metrics, budget.clone());
         let driver = storage::Driver::open(&config.storage, budget.clone()).await?;
         let shared: SharedStorage = Arc::new(Metered::new(driver.shared(), &metrics));
         tracing::info!(storage = %shared, "storage is open");
@@ -205,6 +207,15 @@ async fn bind_all(
         }
     }
     Ok(listeners)
+}
+
+/// Has the metrics tell how much of `memory.buffers` is used.
+fn register_buffers(metrics: &prometheus::Registry, budget: ByteBudget) {
+    let total_bytes = budget.total_bytes();
+    let limit = ("millpond_buffers_limit_bytes", "Most memory of buffers, as memory.buffers says");
+    telemetry::register_gauge(metrics, limit, move || total_bytes);
+    let used = ("millpond_buffers_bytes", "Memory of buffers that is in use");
+    telemetry::register_gauge(metrics, used, move || total_bytes - budget.free_bytes());
 }
 
 /// The hosts that stand for a single registry.

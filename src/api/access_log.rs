@@ -1,6 +1,6 @@
 //! One line for each request, when its last byte is out.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use http::{Method, Request, StatusCode, header};
 use tokio::time::Instant;
@@ -15,6 +15,8 @@ const LOGGED_MAX: usize = 512;
 /// when the last byte is out or the client has gone.
 pub(super) struct AccessRecord {
     started: Instant,
+    /// Until there was an answer, with the first bytes of its body if it has many.
+    answered_after: Duration,
     peer: SocketAddr,
     method: &'static str,
     /// Copied only if somebody will read it.
@@ -45,6 +47,7 @@ impl AccessRecord {
         let is_logged = tracing::enabled!(target: ACCESS_TARGET, tracing::Level::INFO);
         Self {
             started: Instant::now(),
+            answered_after: Duration::ZERO,
             peer,
             method: method_name(request.method()),
             logged: is_logged.then(|| Logged::of(request)),
@@ -60,6 +63,7 @@ impl AccessRecord {
     }
 
     pub(super) fn answered(&mut self, status: StatusCode, in_flight: InFlight) {
+        self.answered_after = self.started.elapsed();
         self.status = status.as_u16();
         self.in_flight = Some(in_flight);
     }
@@ -75,7 +79,10 @@ impl Drop for AccessRecord {
         let Self { method, route, status, sent_bytes, .. } = *self;
         if let Some(in_flight) = &self.in_flight {
             let seconds = elapsed.as_secs_f64();
-            in_flight.finish(&Finished { route, method, status, sent_bytes, seconds });
+            let first_byte_seconds = self.answered_after.as_secs_f64();
+            let finished =
+                Finished { route, method, status, sent_bytes, first_byte_seconds, seconds };
+            in_flight.finish(&finished);
         }
         let Some(Logged { path, user_agent }) = &self.logged else { return };
         tracing::info!(

@@ -11,11 +11,13 @@ const SECONDS_BUCKETS: [f64; 14] =
 
 /// Metrics of the registry's requests:
 /// `millpond_http_requests_total{route,method,status}`, `millpond_http_request_seconds{route,method}`
-/// (until the last byte), `millpond_http_sent_bytes_total{route}` and `millpond_http_requests_in_flight`.
+/// (until the last byte), `millpond_http_first_byte_seconds{route,method}`, `millpond_http_sent_bytes_total{route}` and
+/// `millpond_http_requests_in_flight`.
 #[derive(Clone, Debug)]
 pub(super) struct HttpMetrics {
     requests: IntCounterVec,
     seconds: HistogramVec,
+    first_byte_seconds: HistogramVec,
     sent: IntCounterVec,
     in_flight: IntGauge,
 }
@@ -31,6 +33,7 @@ pub(super) struct Finished {
     pub(super) method: &'static str,
     pub(super) status: u16,
     pub(super) sent_bytes: u64,
+    pub(super) first_byte_seconds: f64,
     pub(super) seconds: f64,
 }
 
@@ -43,6 +46,11 @@ impl HttpMetrics {
             "Time from a request to its last byte",
         )
         .buckets(SECONDS_BUCKETS.to_vec());
+        let first_byte_seconds = HistogramOpts::new(
+            "millpond_http_first_byte_seconds",
+            "Time from a request until there is an answer, with its first bytes",
+        )
+        .buckets(SECONDS_BUCKETS.to_vec());
         let sent = Opts::new("millpond_http_sent_bytes_total", "Bytes of answers' bodies by route");
         let in_flight =
             Opts::new("millpond_http_requests_in_flight", "Requests not answered in full yet");
@@ -51,12 +59,15 @@ impl HttpMetrics {
                 .expect("the metric is well formed"),
             seconds: HistogramVec::new(seconds, &["route", "method"])
                 .expect("the metric is well formed"),
+            first_byte_seconds: HistogramVec::new(first_byte_seconds, &["route", "method"])
+                .expect("the metric is well formed"),
             sent: IntCounterVec::new(sent, &["route"]).expect("the metric is well formed"),
             in_flight: IntGauge::with_opts(in_flight).expect("the metric is well formed"),
         };
-        let collectors: [Box<dyn prometheus::core::Collector>; 4] = [
+        let collectors: [Box<dyn prometheus::core::Collector>; 5] = [
             Box::new(metrics.requests.clone()),
             Box::new(metrics.seconds.clone()),
+            Box::new(metrics.first_byte_seconds.clone()),
             Box::new(metrics.sent.clone()),
             Box::new(metrics.in_flight.clone()),
         ];
@@ -74,13 +85,15 @@ impl HttpMetrics {
 
 impl InFlight {
     pub(super) fn finish(&self, finished: &Finished) {
-        let Finished { route, method, status, sent_bytes, seconds } = *finished;
+        let Finished { route, method, status, sent_bytes, first_byte_seconds, seconds } = *finished;
         let mut digits = [0; 3];
         self.metrics
             .requests
             .with_label_values(&[route, method, status_text(status, &mut digits)])
             .inc();
         self.metrics.seconds.with_label_values(&[route, method]).observe(seconds);
+        let first_byte = self.metrics.first_byte_seconds.with_label_values(&[route, method]);
+        first_byte.observe(first_byte_seconds);
         let sent: GenericCounter<AtomicU64> = self.metrics.sent.with_label_values(&[route]);
         sent.inc_by(sent_bytes);
     }

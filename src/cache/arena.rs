@@ -10,7 +10,7 @@ use std::{
     fs::File,
     io,
     ops::Range,
-    os::unix::fs::FileExt,
+    os::unix::fs::{FileExt, MetadataExt},
     sync::{
         Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
@@ -24,6 +24,9 @@ use crate::runtime::FilePiece;
 /// The least that is given back at once. A slow reader keeps this much of a chunk that nobody else needs. Bytes on the
 /// disk are checked in parts of this length, too.
 pub(super) const SEGMENT_BYTES: u64 = 64 << 10;
+
+/// What `stat(2)` counts in.
+const STAT_BLOCK_BYTES: u64 = 512;
 
 /// The file of this process: like the heap, it is one for all.
 static ARENA: OnceLock<Arena> = OnceLock::new();
@@ -48,6 +51,12 @@ impl Arena {
         let start = self.next.fetch_add(length.next_multiple_of(SEGMENT_BYTES), Ordering::Relaxed);
         start..start + length
     }
+}
+
+/// Memory that all blocks of this process take, in bytes.
+pub(super) fn arena_bytes() -> u64 {
+    let meta = ARENA.get().and_then(|arena| arena.file.metadata().ok());
+    meta.map_or(0, |meta| meta.blocks() * STAT_BLOCK_BYTES)
 }
 
 /// Memory for some bytes, given back when it is dropped and nothing of it is being sent.

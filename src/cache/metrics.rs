@@ -2,11 +2,9 @@
 
 use std::time::Duration;
 
-use foyer::{Cache, Event, EventListener};
+use foyer::{Event, EventListener};
 use prometheus::{
-    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
-    core::{Collector, Desc},
-    proto::MetricFamily,
+    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry, core::Collector,
 };
 
 use super::{ChunkKey, pond::Kept};
@@ -43,7 +41,7 @@ impl Origin {
 }
 
 /// Metrics: `millpond_cache_lookups_total{found}`, `millpond_cache_filled_bytes_total{from}`,
-/// `millpond_cache_fill_seconds{from}`, `millpond_cache_memory_bytes` and `millpond_cache_memory_evictions_total`.
+/// `millpond_cache_fill_seconds{from}` and `millpond_cache_memory_evictions_total`.
 #[derive(Clone, Debug)]
 pub(super) struct PondMetrics {
     memory: IntCounter,
@@ -58,7 +56,7 @@ pub(super) struct PondMetrics {
 impl PondMetrics {
     pub(super) fn register(registry: &Registry) -> Self {
         let lookups =
-            Opts::new("millpond_cache_lookups_total", "Looks for a chunk, by where it was");
+            Opts::new("millpond_cache_lookups_total", "Chunks that were read, by where they were");
         let lookups = IntCounterVec::new(lookups, &["found"]).expect("the metric is well formed");
         let filled_bytes = Opts::new(
             "millpond_cache_filled_bytes_total",
@@ -125,30 +123,5 @@ impl EventListener for PondMetrics {
             Event::Evict => self.evictions.inc(),
             Event::Replace | Event::Remove | Event::Clear => {}
         }
-    }
-}
-
-/// The memory that is used, read when it is asked for.
-struct Usage {
-    memory: Cache<ChunkKey, Kept>,
-    gauge: IntGauge,
-}
-
-/// Has the metrics tell the memory that is used.
-pub(super) fn register_usage(registry: &Registry, memory: Cache<ChunkKey, Kept>) {
-    let gauge = IntGauge::new("millpond_cache_memory_bytes", "Memory of the chunks that are kept")
-        .expect("the metric is well formed");
-    let usage = Box::new(Usage { memory, gauge });
-    registry.register(usage).expect("the metric is registered once");
-}
-
-impl Collector for Usage {
-    fn desc(&self) -> Vec<&Desc> {
-        self.gauge.desc()
-    }
-
-    fn collect(&self) -> Vec<MetricFamily> {
-        self.gauge.set(i64::try_from(self.memory.usage()).unwrap_or(i64::MAX));
-        self.gauge.collect()
     }
 }

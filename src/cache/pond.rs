@@ -6,7 +6,7 @@ use std::{
     ops::Range,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
 };
 
@@ -15,11 +15,12 @@ use tokio::sync::watch;
 
 use super::{
     Block, Chunk, ChunkKey, ChunkWriter, Config, DiskKeeper,
+    arena::arena_bytes,
     chunk::Progress,
     disk::{Disk, DiskMark},
-    metrics::{Found, PondMetrics, register_usage},
+    metrics::{Found, PondMetrics},
 };
-use crate::{oci::Digest, runtime::ByteBudget};
+use crate::{oci::Digest, runtime::ByteBudget, telemetry::register_gauge};
 
 /// Memory of one part of the cache, each of which has a lock of its own. Large enough for many chunks.
 const SHARD_BYTES: u64 = 256 << 20;
@@ -80,6 +81,9 @@ pub(super) struct Coming<E> {
 #[derive(Debug, Default)]
 pub(super) struct Reads {
     count: AtomicU32,
+    /// It was fetched ahead if it was not read before it was there.
+    is_read: AtomicBool,
+    is_from_disk: AtomicBool,
     pub(super) mark: DiskMark,
 }
 
@@ -124,7 +128,8 @@ impl<E: Clone> Pond<E> {
             .with_weighter(move |_: &ChunkKey, kept: &Kept| length(kept.block.len()) + ENTRY_BYTES)
             .with_event_listener(Arc::new(pond_metrics.clone()))
             .build();
-        register_usage(metrics, memory.clone());
+        let coming_budget = ByteBudget::new(coming_bytes);
+        register_gauges(metrics, memory.clone(), coming_budget.clone());
         let (disk, keeper) = Disk::new(&config.disk, metrics).unzip();
         let read_before = CacheBuilder::new(REMEMBERED_READS)
             .with_name("millpond read before")
@@ -135,7 +140,7 @@ impl<E: Clone> Pond<E> {
             metrics: pond_metrics,
             memory,
             coming: Mutex::default(),
-            coming_budget: ByteBudget::new(coming_bytes),
+            coming_budget,
             disk,
             memory_bytes,
             read_before,
@@ -188,8 +193,8 @@ impl<E: Clone> Pond<E> {
         let mut coming = shared.coming();
         match coming.entry(key) {
             Entry::Occupied(there) => {
-                shared.metrics.found(Found::Coming);
                 there.get().reads.add(purpose);
+                shared.tell(&there.get().reads, purpose, Found::Coming);
                 Look::Found(Chunk::coming(there.get().progress.clone()))
             }
             Entry::Vacant(vacant) => {
@@ -199,6 +204,7 @@ impl<E: Clone> Pond<E> {
                 }
                 let (writer, coming) = ChunkWriter::new(shared, key, blob_bytes);
                 coming.reads.add(purpose);
+                shared.tell(&coming.reads, purpose, Found::Nothing);
                 let chunk = Chunk::coming(coming.progress.clone());
                 vacant.insert(coming);
                 Look::Missing(chunk, writer)
@@ -207,7 +213,31 @@ impl<E: Clone> Pond<E> {
     }
 }
 
+/// Has the metrics tell the memory that is used: `millpond_cache_memory_bytes`, `millpond_cache_coming_bytes` and
+/// `millpond_cache_memory_file_bytes`.
+fn register_gauges(
+    registry: &prometheus::Registry,
+    memory: Cache<ChunkKey, Kept>,
+    coming_budget: ByteBudget,
+) {
+    let kept = ("millpond_cache_memory_bytes", "Memory of the chunks that are kept");
+    register_gauge(registry, kept, move || memory.usage() as u64);
+    let coming = ("millpond_cache_coming_bytes", "Memory of the chunks that are being filled");
+    let total_bytes = coming_budget.total_bytes();
+    register_gauge(registry, coming, move || total_bytes - coming_budget.free_bytes());
+    let all = (
+        "millpond_cache_memory_file_bytes",
+        "Memory of all chunks, also of those that have gone but for what is being sent",
+    );
+    register_gauge(registry, all, arena_bytes);
+}
+
 impl Reads {
+    /// No reads of a chunk that is on the disk, or is not.
+    pub(super) fn of(is_on_disk: bool) -> Self {
+        Self { is_from_disk: AtomicBool::new(is_on_disk), ..Self::default() }
+    }
+
     /// Counts one more, and returns how many there were.
     pub(super) fn add(&self, purpose: Purpose) -> u32 {
         let more = u32::from(purpose == Purpose::Reading);
@@ -218,6 +248,19 @@ impl Reads {
 impl<E> Shared<E> {
     pub(super) fn coming(&self) -> MutexGuard<'_, HashMap<ChunkKey, Coming<E>>> {
         self.coming.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts where a reader has found a chunk: where it came from if nobody has read it before.
+    fn tell(&self, reads: &Reads, purpose: Purpose, near: Found) {
+        if purpose == Purpose::Ahead {
+            return;
+        }
+        let is_first = !reads.is_read.swap(true, Ordering::Relaxed);
+        self.metrics.found(match (is_first, reads.is_from_disk.load(Ordering::Relaxed)) {
+            (true, true) => Found::Disk,
+            (true, false) => Found::Nothing,
+            (false, _) => near,
+        });
     }
 
     /// Has a chunk written to the disk if it was read often enough and is not there.
@@ -233,8 +276,8 @@ impl<E> Shared<E> {
 impl<E: Clone> Shared<E> {
     fn remembered(&self, key: &ChunkKey, purpose: Purpose) -> Option<Chunk<E>> {
         let entry = self.memory.get(key)?;
-        self.metrics.found(Found::Memory);
         let kept = entry.value();
+        self.tell(&kept.reads, purpose, Found::Memory);
         if kept.reads.add(purpose) >= READS_FOR_DISK {
             self.keep_on_disk(*key, kept);
         }

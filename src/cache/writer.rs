@@ -7,7 +7,7 @@ use tokio::{sync::watch, time::Instant};
 use super::{
     Block, ChunkKey, ChunkLayout,
     chunk::Progress,
-    metrics::{Found, Origin},
+    metrics::Origin,
     pond::{Coming, Kept, Purpose, Reads, Shared},
 };
 use crate::runtime::Permit;
@@ -63,12 +63,11 @@ impl<E> ChunkWriter<E> {
         let range = ChunkLayout::of(blob_bytes).range(key.index);
         assert!(!range.is_empty(), "a chunk is looked for that its blob has");
         let (sender, progress) = watch::channel(Progress::Waiting);
-        let reads = Arc::new(Reads::default());
+        let is_on_disk = shared.disk.as_ref().is_some_and(|disk| disk.may_have(&key));
+        let reads = Arc::new(Reads::of(is_on_disk));
         if shared.read_before.contains(&key) {
             reads.add(Purpose::Reading);
         }
-        let is_on_disk = shared.disk.as_ref().is_some_and(|disk| disk.may_have(&key));
-        shared.metrics.found(if is_on_disk { Found::Disk } else { Found::Nothing });
         let writer = Self {
             shared: Arc::clone(shared),
             key,

@@ -26,6 +26,7 @@ impl ByteBudget {
     pub fn new(total_bytes: u64) -> Self {
         let units = usize::try_from(total_bytes / UNIT_BYTES).unwrap_or(usize::MAX);
         let units = units.clamp(1, Semaphore::MAX_PERMITS);
+        let total_bytes = units as u64 * UNIT_BYTES;
         Self { units: Arc::new(Semaphore::new(units)), total_bytes, whole: None }
     }
 

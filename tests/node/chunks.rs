@@ -190,3 +190,33 @@ async fn who_waits_for_chunks_leaves_the_memory_in_which_they_come() {
         assert!(pulled.unwrap() == bytes, "other bytes");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_bytes_come_from_and_what_they_take_is_told() {
+    let bytes = pattern(6 * MIB, 1);
+    let (node, path) = node_of(&bytes, "memory: {buffers: 32MiB}").await;
+    for _ in 0..2 {
+        assert!(pull(&node, &path).await == bytes, "other bytes");
+    }
+    let answer = node.http().get(format!("{}/metrics", node.admin_url())).send().await.unwrap();
+    let text = answer.text().await.unwrap();
+    let value = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("{name} is not told:\n{text}")).parse::<f64>().unwrap()
+    };
+    assert_eq!(value("millpond_cache_lookups_total{found=\"memory\"}"), 6.0);
+    assert_eq!(value("millpond_cache_filled_bytes_total{from=\"storage\"}"), (6 * MIB) as f64);
+    assert_eq!(value("millpond_cache_fill_seconds_count{from=\"storage\"}"), 6.0);
+    assert_eq!(value("millpond_cache_memory_evictions_total"), 0.0);
+    assert!(value("millpond_cache_memory_bytes") >= (6 * MIB) as f64);
+    assert!(value("millpond_cache_memory_file_bytes") >= (6 * MIB) as f64);
+    assert_eq!(value("millpond_cache_coming_bytes"), 0.0);
+    assert_eq!(value("millpond_buffers_limit_bytes"), (32 * MIB) as f64);
+    assert!(value("millpond_buffers_bytes") <= (32 * MIB) as f64);
+    let pulls = "{method=\"GET\",route=\"blob\"}";
+    assert_eq!(value(&format!("millpond_http_first_byte_seconds_count{pulls}")), 2.0);
+    assert!(
+        value(&format!("millpond_http_first_byte_seconds_sum{pulls}"))
+            <= value(&format!("millpond_http_request_seconds_sum{pulls}"))
+    );
+}
