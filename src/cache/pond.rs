@@ -160,6 +160,11 @@ impl<E: Clone> Pond<E> {
         self.0.memory.contains(key) || self.0.coming().contains_key(key)
     }
 
+    /// Counts one more use of a chunk, if it is there.
+    pub fn touch(&self, key: &ChunkKey) {
+        self.0.memory.touch(key);
+    }
+
     /// A chunk that is there, or comes.
     #[must_use]
     pub fn get(&self, key: &ChunkKey) -> Option<Chunk<E>> {
@@ -174,8 +179,8 @@ impl<E: Clone> Pond<E> {
         self.0.disk.as_ref()?.blob_bytes(digest)
     }
 
-    /// Reads some bytes of a chunk, at least one and as many of `part` as come at once, from the disk into memory of
-    /// their own; `None` if they are not there. The second of `name` is the length of the blob.
+    /// Reads some bytes of a chunk from the disk into memory of their own; `None` if they are not there. The second of
+    /// `name` is the length of the blob.
     pub async fn read_part(&self, name: (ChunkKey, u64), part: Range<u64>) -> Option<Block> {
         let disk = self.0.disk.as_ref().filter(|disk| disk.may_have(&name.0))?;
         disk.read_part(name, part).await

@@ -220,3 +220,31 @@ async fn where_bytes_come_from_and_what_they_take_is_told() {
             <= value(&format!("millpond_http_request_seconds_sum{pulls}"))
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_stops_reading_what_has_gone_from_memory_holds_up_nobody() {
+    let (read, other) = (pattern(130 * MIB, 1), pattern(130 * MIB, 2));
+    let settings = "{cache: {memory: 64MiB}, memory: {buffers: 16MiB}}";
+    let (node, path) = node_of(&read, settings).await;
+    let digest = node.push_blob("a", &other).await;
+    // More than there is memory for pieces that are fetched for one reader alone.
+    let clients = join_all((0..100).map(async |number| {
+        let range = format!("bytes={}-", number * MIB);
+        let get = node.http().get(format!("{}{path}", node.url())).header("range", range);
+        (number * MIB, get.send().await.unwrap().bytes_stream())
+    }))
+    .await;
+    assert!(pull(&node, &format!("/v2/a/blobs/{digest}")).await == other);
+    let mut stopped = Vec::new();
+    for (mut position, mut body) in clients {
+        let end = position + 8 * MIB;
+        while position < end {
+            let next = tokio::time::timeout(Duration::from_secs(30), body.next()).await;
+            let bytes = next.expect("nobody is waited for").unwrap().unwrap();
+            assert!(bytes == read[position..position + bytes.len()], "other bytes at {position}");
+            position += bytes.len();
+        }
+        stopped.push(body);
+    }
+    assert_eq!(stopped.len(), 100);
+}

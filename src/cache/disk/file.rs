@@ -11,6 +11,7 @@
 use std::{
     fs::{self, File},
     io,
+    ops::Range,
     os::unix::fs::FileExt,
     path::Path,
 };
@@ -140,8 +141,14 @@ impl ChunkFile {
         vec![0; usize::try_from(PIECE_BYTES.min(self.chunk_bytes)).unwrap_or(usize::MAX)]
     }
 
-    /// Reads the piece at `offset`, a multiple of [`PIECE_BYTES`], into `buffer`, which has as much room. Returns its
-    /// bytes.
+    /// Room for all of `part` and what has to be read with it to check it; and where that begins.
+    pub(super) fn buffer_for(&self, part: &Range<u64>) -> (u64, Vec<u8>) {
+        let start = part.start - part.start % SEGMENT_BYTES;
+        let end = part.end.next_multiple_of(SEGMENT_BYTES).min(self.chunk_bytes);
+        (start, vec![0; usize::try_from(end - start).unwrap_or(usize::MAX)])
+    }
+
+    /// Reads whole segments from `offset` on, where one begins: as many as `buffer` has room for. Returns their bytes.
     ///
     /// # Errors
     /// [`Damage`].
@@ -150,11 +157,12 @@ impl ChunkFile {
         offset: u64,
         buffer: &'a mut [u8],
     ) -> Result<&'a mut [u8], Damage> {
-        let length = PIECE_BYTES.min(self.chunk_bytes - offset);
+        let length = (buffer.len() as u64).min(self.chunk_bytes - offset);
         let bytes = &mut buffer[..usize::try_from(length).unwrap_or(usize::MAX)];
         self.file.read_exact_at(bytes, offset)?;
-        let first = usize::try_from(offset / SEGMENT_BYTES).unwrap_or(usize::MAX);
-        if sums_of(bytes).eq(self.sums.iter().skip(first).take(4).copied()) {
+        let segment = |offset: u64| usize::try_from(offset / SEGMENT_BYTES).unwrap_or(usize::MAX);
+        let (first, count) = (segment(offset), segment(length.next_multiple_of(SEGMENT_BYTES)));
+        if sums_of(bytes).eq(self.sums.iter().skip(first).take(count).copied()) {
             Ok(bytes)
         } else {
             Err(Damage::Rotten("its bytes do not match their sums"))
@@ -224,6 +232,23 @@ mod tests {
             let path = written(&folder, &name(length));
             assert_eq!(fs::metadata(&path).unwrap().len(), file_bytes(length));
             assert!(read_all(&path, &name(length)).unwrap() == pattern(length), "{length}");
+        }
+    }
+
+    #[test]
+    fn a_part_is_read_with_what_it_takes_to_check_it() {
+        let (folder, name) = (TempDir::new().unwrap(), name(300_000));
+        let file = ChunkFile::open(&written(&folder, &name), &name).unwrap();
+        for (part, expected) in [
+            (0..1, 0..65_536),
+            (65_535..65_537, 0..131_072),
+            (131_072..196_608, 131_072..196_608),
+            (299_999..300_000, 262_144..300_000),
+        ] {
+            let (start, mut buffer) = file.buffer_for(&part);
+            let bytes = file.read(start, &mut buffer).unwrap();
+            assert_eq!(start..start + bytes.len() as u64, expected, "{part:?}");
+            assert!(*bytes == pattern(300_000)[expected.start as usize..expected.end as usize]);
         }
     }
 

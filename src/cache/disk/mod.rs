@@ -27,7 +27,7 @@ use std::{
 
 use tokio::sync::{Semaphore, mpsc};
 
-use file::{ChunkFile, Damage, PIECE_BYTES};
+use file::{ChunkFile, Damage};
 use folder::Folder;
 use index::Index;
 pub use keeper::DiskKeeper;
@@ -138,14 +138,14 @@ impl Disk {
         read.await.ok()
     }
 
-    /// Reads bytes of a chunk into memory of their own: of `part`, as many as are checked at once.
+    /// Reads some bytes of a chunk into memory of their own.
     pub(super) async fn read_part(&self, name: (ChunkKey, u64), part: Range<u64>) -> Option<Block> {
         let (key, blob_bytes) = name;
         let name = ChunkName { key, blob_bytes };
         let disk = self.clone();
         let _turn = self.0.reads.acquire().await;
         let read = tokio::task::spawn_blocking(move || {
-            disk.with_file(&name, |file| copy_part(file, part))?
+            disk.with_file(&name, |file| copy_part(file, &part))?
         });
         read.await.ok().flatten()
     }
@@ -218,13 +218,12 @@ fn copy(file: &ChunkFile, mut take: impl FnMut(&[u8]) -> io::Result<()>) -> Resu
     Ok(())
 }
 
-/// The bytes of `part` as far as its first piece goes; `None` if the system has no memory.
-fn copy_part(file: &ChunkFile, part: Range<u64>) -> Result<Option<Block>, Damage> {
-    let mut buffer = file.buffer();
-    let start = part.start - part.start % PIECE_BYTES;
+/// The bytes of `part`; `None` if the system has no memory.
+fn copy_part(file: &ChunkFile, part: &Range<u64>) -> Result<Option<Block>, Damage> {
+    let (start, mut buffer) = file.buffer_for(part);
     let bytes = file.read(start, &mut buffer)?;
     let index = |offset: u64| usize::try_from(offset - start).unwrap_or(usize::MAX);
-    let bytes = &bytes[index(part.start)..index(part.end).min(bytes.len())];
+    let bytes = &bytes[index(part.start)..index(part.end)];
     let block = Block::reserve(bytes.len() as u64);
     Ok(block.and_then(|block| block.write(0, bytes).map(|()| block)).ok())
 }

@@ -1,5 +1,6 @@
 //! Content that is read chunk by chunk, each fetched once for all who want it.
 
+mod apart;
 mod pace;
 mod reader;
 mod source;
@@ -8,13 +9,14 @@ use std::{ops::Range, sync::Arc};
 
 use moka::future::Cache;
 
+use apart::Apart;
 pub use reader::ChunkBytes;
 use source::Source;
 
 use crate::{
-    cache::{Block, Chunk, ChunkIndex, ChunkKey, ChunkLayout, ChunkWriter, Look, Pond, Purpose},
+    cache::{Chunk, ChunkIndex, ChunkKey, ChunkLayout, ChunkWriter, Look, Pond, Purpose},
     oci::{ByteRange, Digest},
-    runtime::{Buffers, ByteBudget, FilePiece, SingleFlight, Tasks},
+    runtime::{Buffers, ByteBudget, SingleFlight, Tasks},
     storage::{Error, Fault, ObjectMeta, Opened, SharedStorage, layout},
 };
 
@@ -42,8 +44,7 @@ pub(in crate::content) struct Chunked {
     /// For clients to whom bytes cannot be sent from the pond's memory: half of the buffers. Who holds some of it
     /// waits for chunks, and for those too there must be memory to come from the storage.
     copy_budget: ByteBudget,
-    /// For readers so slow that what they read is not in memory any more: a quarter.
-    apart_budget: ByteBudget,
+    apart: Apart,
     /// Every reader has one.
     readers: Arc<()>,
 }
@@ -57,7 +58,8 @@ impl Chunked {
         let lengths = Cache::new(KNOWN_LENGTHS);
         let openings = SingleFlight::new("open content", tasks.clone());
         let copy_budget = budget.part(budget.total_bytes() / 2);
-        let apart_budget = budget.part(budget.total_bytes() / 4);
+        // A quarter.
+        let apart = Apart::new(budget.part(budget.total_bytes() / 4));
         Self {
             pond,
             storage,
@@ -66,7 +68,7 @@ impl Chunked {
             tasks,
             buffers: Buffers::new(),
             copy_budget,
-            apart_budget,
+            apart,
             readers: Arc::default(),
         }
     }
@@ -221,28 +223,6 @@ impl Chunked {
             }
         };
         writer.fail(error);
-    }
-
-    /// Fetches `part` of a chunk, or its beginning, for one reader, who is so slow that the chunk has gone; it is not
-    /// kept.
-    async fn fetch_apart(&self, place: &Place, part: Range<u64>) -> Result<FilePiece, Error> {
-        let digest = place.key.digest;
-        let failed = |error| unavailable(&digest, error);
-        let length = part.end - part.start;
-        let permit = self.apart_budget.acquire(length).await;
-        let within = part.start - place.range.start..part.end - place.range.start;
-        if let Some(block) = self.pond.read_part((place.key, place.blob_bytes), within).await {
-            return Ok(block.piece(0..block.len()).keeping((block, permit)));
-        }
-        let block = Block::reserve(length).map_err(failed)?;
-        let mut source = self.open_part(place, part).await?;
-        let mut written = 0;
-        while written < length {
-            let bytes = source.next(length - written).await?;
-            block.write(written, &bytes).map_err(failed)?;
-            written += bytes.len() as u64;
-        }
-        Ok(block.piece(0..length).keeping((block, permit)))
     }
 
     async fn open_rest(

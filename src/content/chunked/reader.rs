@@ -1,6 +1,6 @@
 //! One client's way through content, chunk by chunk.
 
-use std::{fmt, ops::Range, sync::Arc};
+use std::{fmt, ops::Range, sync::Arc, time::Duration};
 
 use super::{
     Chunked, Place,
@@ -14,9 +14,13 @@ use crate::{
     storage::{Error, Fault, ObjectStream, READ_PATIENCE, layout},
 };
 use futures_util::{Stream, TryStreamExt, stream};
+use tokio::time::Instant;
 
 /// Most bytes of one piece that is fetched for one slow reader alone.
 const APART_BYTES: u64 = 256 << 10;
+
+/// Who reads a chunk for so long uses it once more. Many who do keep it in memory; a few do not.
+const STILL_USED: Duration = Duration::from_secs(1);
 
 /// Bytes of content that lie in chunks or come there.
 #[derive(Debug)]
@@ -103,6 +107,8 @@ struct Reader {
 struct Current {
     place: Place,
     state: State,
+    /// When it was told last that it is used.
+    used: Instant,
 }
 
 enum State {
@@ -135,7 +141,7 @@ impl Reader {
             Some((block, readable_end)) => block.piece(offset..readable_end.min(offset + most)),
             None => {
                 let end = place.range.end.min(self.range.start + most.min(APART_BYTES));
-                self.chunked.fetch_apart(&place, self.range.start..end).await?
+                self.chunked.apart.fetch(&self.chunked, &place, self.range.start..end).await?
             }
         };
         self.range.start += piece.len();
@@ -167,7 +173,7 @@ impl Reader {
         } else {
             State::Near(self.chunked.chunk(place.clone(), Purpose::Reading))
         };
-        Current { place, state }
+        Current { place, state, used: Instant::now() }
     }
 
     fn look_ahead(&mut self, index: ChunkIndex) {
@@ -191,14 +197,22 @@ impl Current {
     /// there and is gone.
     async fn find(
         &mut self,
-        chunked: &Chunked,
+        chunked: &Arc<Chunked>,
         offset: u64,
     ) -> Result<Option<(Arc<Block>, u64)>, Error> {
-        if let State::Gone = self.state
-            && let Some(chunk) = chunked.pond.get(&self.place.key)
-        {
-            // Somebody else has had it fetched again.
-            self.state = State::Near(chunk);
+        if let State::Gone = self.state {
+            match chunked.pond.get(&self.place.key) {
+                // Somebody else has had it fetched again.
+                Some(chunk) => self.state = State::Near(chunk),
+                None if chunked.apart.is_wanted(&self.place).await => {
+                    let chunk = chunked.chunk(self.place.clone(), Purpose::Reading);
+                    self.state = State::Near(chunk);
+                }
+                None => {}
+            }
+        } else if self.used.elapsed() >= STILL_USED {
+            self.used = Instant::now();
+            chunked.pond.touch(&self.place.key);
         }
         let State::Near(chunk) = &mut self.state else { return Ok(None) };
         let found = chunk.readable(offset).await.map_err(|unfilled| match unfilled {

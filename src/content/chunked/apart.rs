@@ -1,0 +1,89 @@
+//! Pieces for readers so slow that the chunk they read has gone.
+
+use std::{
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use moka::future::Cache;
+
+use super::{Chunked, Place, pace::SMALL_PIECE_BYTES, unavailable};
+use crate::{
+    cache::{Block, ChunkKey},
+    runtime::{ByteBudget, FilePiece},
+    storage::Error,
+};
+
+/// Chunks of which it is remembered how much was fetched in pieces. An entry is about 200 bytes.
+const COUNTED: u64 = 10_000;
+
+/// How long that is remembered after the last piece.
+const COUNTED_FOR: Duration = Duration::from_secs(60);
+
+/// What is fetched in pieces, each for one reader.
+#[derive(Debug)]
+pub(super) struct Apart {
+    /// For pieces that are not small.
+    budget: ByteBudget,
+    /// How many bytes of a chunk were fetched so.
+    fetched: Cache<ChunkKey, Arc<AtomicU64>>,
+}
+
+impl Apart {
+    pub(super) fn new(budget: ByteBudget) -> Self {
+        let fetched = Cache::builder().max_capacity(COUNTED).time_to_idle(COUNTED_FOR).build();
+        Self { budget, fetched }
+    }
+
+    /// Whether so much of a chunk was fetched in pieces that it is worth being fetched as a whole; it then counts as
+    /// if it was.
+    pub(super) async fn is_wanted(&self, place: &Place) -> bool {
+        let Some(fetched) = self.fetched.get(&place.key).await else { return false };
+        let is_wanted = |bytes: u64| (bytes >= place.length()).then_some(0);
+        fetched.fetch_update(Ordering::Relaxed, Ordering::Relaxed, is_wanted).is_ok()
+    }
+
+    /// Fetches `part` of a chunk, or its beginning; it is not kept. There is always memory for
+    /// [`SMALL_PIECE_BYTES`], as much as a slow reader keeps of a chunk: who has stopped reading may hold its piece for
+    /// long, and nobody waits for that.
+    pub(super) async fn fetch(
+        &self,
+        chunked: &Chunked,
+        place: &Place,
+        part: Range<u64>,
+    ) -> Result<FilePiece, Error> {
+        let permit = self.budget.try_acquire(part.end - part.start);
+        let most = if permit.is_some() { u64::MAX } else { SMALL_PIECE_BYTES };
+        let part = part.start..part.end.min(part.start.saturating_add(most));
+        let length = part.end - part.start;
+        let fetched = self.fetched.get_with(place.key, async { Arc::default() }).await;
+        fetched.fetch_add(length, Ordering::Relaxed);
+        let within = part.start - place.range.start..part.end - place.range.start;
+        let name = (place.key, place.blob_bytes);
+        let block = match chunked.pond.read_part(name, within).await {
+            Some(block) => block,
+            None => download(chunked, place, part).await?,
+        };
+        Ok(block.piece(0..length).keeping((block, permit)))
+    }
+}
+
+/// The bytes of `part` from the storage.
+async fn download(chunked: &Chunked, place: &Place, part: Range<u64>) -> Result<Block, Error> {
+    let digest = place.key.digest;
+    let failed = |error| unavailable(&digest, error);
+    let length = part.end - part.start;
+    let block = Block::reserve(length).map_err(failed)?;
+    let mut source = chunked.open_part(place, part).await?;
+    let mut written = 0;
+    while written < length {
+        let bytes = source.next(length - written).await?;
+        block.write(written, &bytes).map_err(failed)?;
+        written += bytes.len() as u64;
+    }
+    Ok(block)
+}
