@@ -72,8 +72,14 @@ class Tmpfs:
         return self
 
     def change(self, options):
-        """Makes it another one, with the same files."""
-        self._run("mount", "-o", f"remount,{options}", self.folder)
+        """Makes it another one, with the same files; it is busy while a chunk is being written."""
+        command = ["mount", "-o", f"remount,{options}", str(self.folder)]
+
+        def is_changed():
+            tried = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+            return tried.returncode == 0
+
+        wait_until(is_changed, f"{options} of {self.folder}")
 
     def unmount(self):
         """Ends it, whoever still looks into it."""
