@@ -34,8 +34,9 @@ const PING_INTERVAL: Duration = Duration::from_secs(30);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Bytes that wait in the kernel for their turn to be sent, beside those that are on their way. Without this limit,
-/// a thousand clients that read slowly had 2 GiB there.
-const UNSENT_BYTES: u32 = 256 << 10;
+/// a thousand clients that read slowly had 2 GiB there. With half of it one quick client got blobs of 16 MiB at 0.81
+/// of nginx' speed, instead of 0.95; with twice as much 64 of them did, at 0.97 instead of 1.07.
+const UNSENT_BYTES: u32 = 512 << 10;
 
 /// First byte of a TLS handshake record.
 const TLS_HANDSHAKE: u8 = 0x16;
