@@ -40,9 +40,13 @@ async fn read_twice(node: &TestNode, path: &str, bytes: &Bytes) {
 /// Restarts the node, and waits until it has its disk.
 async fn restart(node: &mut TestNode) {
     node.restart().await;
+    wait_for_disk(node).await;
+    node.s3().take_requests();
+}
+
+async fn wait_for_disk(node: &TestNode) {
     let limit = "millpond_cache_disk_limit_bytes";
     eventually("the disk is open", async || (metric(node, limit).await > 0).then_some(())).await;
-    node.s3().take_requests();
 }
 
 async fn metrics(node: &TestNode) -> String {
@@ -206,8 +210,7 @@ async fn a_folder_that_cannot_be_used_costs_nothing_but_the_cache() {
     assert!(faults(&node, "unusable").await >= 1);
     // It is used as soon as it can be.
     fs::remove_file(node.disk.path()).unwrap();
-    let limit = "millpond_cache_disk_limit_bytes";
-    eventually("the disk is open", async || (metric(&node, limit).await > 0).then_some(())).await;
+    wait_for_disk(&node).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -223,8 +226,7 @@ async fn of_two_processes_one_has_the_folder_and_the_other_gets_it_afterwards() 
     .await;
     assert_eq!(metric(&other, "millpond_cache_disk_limit_bytes").await, 0);
     node.stop().await;
-    let limit = "millpond_cache_disk_limit_bytes";
-    eventually("the disk is open", async || (metric(&other, limit).await > 0).then_some(())).await;
+    wait_for_disk(&other).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

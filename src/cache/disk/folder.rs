@@ -102,19 +102,24 @@ impl Folder {
         self.lock.unlock()
     }
 
-    /// The chunks that are there, those written first at the beginning. Files with other names are deleted.
+    /// The chunks that are there, those written first at the beginning. Files with other names are deleted. What cannot
+    /// be looked at is left out, so that it does not hide the rest.
     ///
     /// # Errors
     /// As the disk fails.
     pub(super) fn chunks(&self) -> io::Result<Vec<ChunkName>> {
         let mut found: Vec<(SystemTime, ChunkName)> = Vec::new();
         for folder in fs::read_dir(self.root.join(CHUNKS))? {
-            for file in fs::read_dir(folder?.path())? {
-                let file = file?;
+            let Ok(files) = fs::read_dir(folder?.path()) else { continue };
+            for file in files.flatten() {
                 let name = file.file_name().to_str().and_then(|text| text.parse().ok());
-                match name {
-                    Some(name) => found.push((file.metadata()?.modified()?, name)),
-                    None => fs::remove_file(file.path())?,
+                let written = file.metadata().and_then(|meta| meta.modified());
+                match (name, written) {
+                    (Some(name), Ok(written)) => found.push((written, name)),
+                    (Some(_), Err(_)) => {}
+                    (None, _) => {
+                        let _stays_if_it_must = fs::remove_file(file.path());
+                    }
                 }
             }
         }
@@ -233,6 +238,8 @@ mod tests {
         }
         let stranger = folder.path(&names[0]).with_file_name("stranger");
         fs::write(&stranger, "").unwrap();
+        fs::create_dir(stranger.with_extension("folder")).unwrap();
+        fs::write(root.path().join(CHUNKS).join("no folder"), "").unwrap();
         let found = folder.chunks().unwrap();
         assert_eq!(found, names.into_iter().rev().collect::<Vec<_>>());
         assert!(!stranger.exists());

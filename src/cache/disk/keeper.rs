@@ -3,10 +3,7 @@
 use std::{
     fmt, fs, io,
     path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
@@ -77,21 +74,18 @@ impl DiskKeeper {
     }
 
     async fn keep(&mut self, job: Job) {
-        let shared = Arc::clone(&self.disk.0);
+        let (disk, mark) = (self.disk.clone(), job.mark.clone());
+        let shared = &self.disk.0;
         if self.rests_until.is_some_and(|until| Instant::now() < until) {
-            return shared.leave_out(&job);
+            return shared.leave_out(&mark);
         }
-        let (disk, job) = (self.disk.clone(), Arc::new(job));
-        let kept = {
-            let job = Arc::clone(&job);
-            tokio::task::spawn_blocking(move || disk.keep_now(&job)).await
-        };
+        let kept = tokio::task::spawn_blocking(move || disk.keep_now(&job)).await;
         match kept.unwrap_or_else(|panicked| Err(io::Error::other(panicked))) {
             Ok(Kept::OnDisk) => {}
-            Ok(Kept::Gone) => shared.leave_out(&job),
+            Ok(Kept::Gone) => shared.leave_out(&mark),
             Err(error) => {
                 shared.metrics.failed(DiskFault::of_writing(&error), &error);
-                shared.leave_out(&job);
+                shared.leave_out(&mark);
                 self.rests_until = Some(Instant::now() + REST);
             }
         }

@@ -119,8 +119,8 @@ impl Disk {
         self.0.open.get()?.index.blob_bytes(digest)
     }
 
-    /// Reads a chunk from the byte at `offset` on, as far as it is there and right; `take` is given its bytes, piece
-    /// by piece. Runs to its end whether or not the caller stays.
+    /// Reads a chunk from its beginning on, as far as it is there and right; `take` is given its bytes, piece by piece,
+    /// and `taker`, which comes back. Runs to its end whether or not the caller stays.
     pub(super) async fn read<T: Send + 'static>(
         &self,
         name: (ChunkKey, u64),
@@ -191,14 +191,14 @@ impl Disk {
         let name = ChunkName { key, blob_bytes };
         let job = Job { name, block: Arc::downgrade(block), mark: mark.clone() };
         if let Err(error) = self.0.queue.try_send(job) {
-            self.0.leave_out(&error.into_inner());
+            self.0.leave_out(&error.into_inner().mark);
         }
     }
 }
 
 impl Shared {
-    fn leave_out(&self, job: &Job) {
-        job.mark.unset();
+    fn leave_out(&self, mark: &DiskMark) {
+        mark.unset();
         self.metrics.left_out();
     }
 }

@@ -27,7 +27,7 @@ const COUNTED_FOR: Duration = Duration::from_secs(60);
 /// What is fetched in pieces, each for one reader.
 #[derive(Debug)]
 pub(super) struct Apart {
-    /// For pieces that are not small.
+    /// For pieces that are not small: a quarter of the buffers.
     budget: ByteBudget,
     /// How many bytes of a chunk were fetched so.
     fetched: Cache<ChunkKey, Arc<AtomicU64>>,

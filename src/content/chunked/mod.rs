@@ -10,6 +10,7 @@ use std::{ops::Range, sync::Arc};
 use moka::future::Cache;
 
 use apart::Apart;
+use pace::SMALL_PIECE_BYTES;
 pub use reader::ChunkBytes;
 use source::Source;
 
@@ -58,7 +59,6 @@ impl Chunked {
         let lengths = Cache::new(KNOWN_LENGTHS);
         let openings = SingleFlight::new("open content", tasks.clone());
         let copy_budget = budget.part(budget.total_bytes() / 2);
-        // A quarter.
         let apart = Apart::new(budget.part(budget.total_bytes() / 4));
         Self {
             pond,
@@ -187,10 +187,11 @@ impl Chunked {
         }
     }
 
-    /// How many bytes one reader may be given at once, so that together they keep no more than their share.
+    /// How many bytes one reader may be given at once, so that together they keep no more than their share; but never
+    /// less than a slow one gets anyway.
     fn piece_bytes_most(&self) -> u64 {
         let readers = (Arc::strong_count(&self.readers) as u64 - 1).max(1);
-        self.pond.memory_bytes() / PIECES_SHARE / readers
+        (self.pond.memory_bytes() / PIECES_SHARE / readers).max(SMALL_PIECE_BYTES)
     }
 
     /// Fills a chunk from the disk of this machine, or else from the storage.

@@ -2,19 +2,16 @@
 
 use std::{fmt, ops::Range, sync::Arc, time::Duration};
 
-use super::{
-    Chunked, Place,
-    pace::{Pace, SMALL_PIECE_BYTES},
-    unavailable,
-};
+use futures_util::{Stream, TryStreamExt, stream};
+use tokio::time::Instant;
+
+use super::{Chunked, Place, pace::Pace, unavailable};
 use crate::{
     cache::{Block, Chunk, ChunkIndex, ChunkLayout, Purpose, Unfilled},
     oci::Digest,
     runtime::{Abandoned, FilePiece, WINDOW_PIECES},
     storage::{Error, Fault, ObjectStream, READ_PATIENCE, layout},
 };
-use futures_util::{Stream, TryStreamExt, stream};
-use tokio::time::Instant;
 
 /// Most bytes of one piece that is fetched for one slow reader alone.
 const APART_BYTES: u64 = 256 << 10;
@@ -133,7 +130,7 @@ impl Reader {
         }
         // Others come first: who is sent what is in memory would otherwise never wait.
         tokio::task::yield_now().await;
-        let share = self.chunked.piece_bytes_most().max(SMALL_PIECE_BYTES);
+        let share = self.chunked.piece_bytes_most();
         let most = self.pace.piece_bytes().min(share).min(self.range.end - self.range.start);
         let (place, found) = self.find().await?;
         let offset = self.range.start - place.range.start;
