@@ -21,9 +21,9 @@ use rustix::fs::{FallocateFlags, MemfdFlags, fallocate, memfd_create};
 
 use crate::runtime::FilePiece;
 
-/// The least that is given back at once. A slow reader keeps this much of a chunk that nobody else needs. Bytes on the
-/// disk are checked in parts of this length, too.
-pub(super) const SEGMENT_BYTES: u64 = 64 << 10;
+/// The least that is given back at once. A slow reader keeps this much of a chunk that nobody else needs. Bytes that come
+/// from a disk or from elsewhere are checked in parts of this length, too.
+pub const SEGMENT_BYTES: u64 = 64 << 10;
 
 /// What `stat(2)` counts in.
 const STAT_BLOCK_BYTES: u64 = 512;

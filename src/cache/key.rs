@@ -54,7 +54,7 @@ pub struct ChunkLayout {
 
 impl ChunkLayout {
     /// The longest beginning of a blob that is made of whole chunks, or is all of the blob, whatever its length.
-    pub const BEGINNING_BYTES: u64 = LARGE_CHUNK_BYTES;
+    pub const BEGINNING_BYTES: u64 = 2 * LARGE_CHUNK_BYTES;
 
     /// The layout of a blob of so many bytes.
     #[must_use]

@@ -41,7 +41,7 @@ impl Origin {
 }
 
 /// Metrics: `millpond_cache_lookups_total{found}`, `millpond_cache_filled_bytes_total{from}`,
-/// `millpond_cache_fill_seconds{from}` and `millpond_cache_memory_evictions_total`.
+/// `millpond_cache_fill_seconds{from}`, `millpond_cache_memory_evictions_total` and `millpond_cache_mismatches_total`.
 #[derive(Clone, Debug)]
 pub(super) struct PondMetrics {
     memory: IntCounter,
@@ -51,6 +51,7 @@ pub(super) struct PondMetrics {
     filled_bytes: IntCounterVec,
     fill_seconds: HistogramVec,
     evictions: IntCounter,
+    mismatches: IntCounter,
 }
 
 impl PondMetrics {
@@ -76,11 +77,17 @@ impl PondMetrics {
             "Chunks that went from memory to make room",
         )
         .expect("the metric is well formed");
+        let mismatches = IntCounter::new(
+            "millpond_cache_mismatches_total",
+            "Times that the storage gave other bytes of a blob than it should have",
+        )
+        .expect("the metric is well formed");
         for collector in [
             Box::new(lookups.clone()) as Box<dyn Collector>,
             Box::new(filled_bytes.clone()),
             Box::new(fill_seconds.clone()),
             Box::new(evictions.clone()),
+            Box::new(mismatches.clone()),
         ] {
             registry.register(collector).expect("the metric is registered once");
         }
@@ -93,6 +100,7 @@ impl PondMetrics {
             filled_bytes,
             fill_seconds,
             evictions,
+            mismatches,
         }
     }
 
@@ -107,6 +115,10 @@ impl PondMetrics {
 
     pub(super) fn filled(&self, origin: Origin, bytes: u64) {
         self.filled_bytes.with_label_values(&[origin.name()]).inc_by(bytes);
+    }
+
+    pub(super) fn mismatched(&self) {
+        self.mismatches.inc();
     }
 
     pub(super) fn finished(&self, origin: Origin, time: Duration) {

@@ -13,7 +13,7 @@ mod metrics;
 mod pond;
 mod writer;
 
-pub use arena::Block;
+pub use arena::{Block, SEGMENT_BYTES};
 pub use chunk::{Chunk, Unfilled};
 pub use config::{Config, DiskConfig};
 pub use disk::DiskKeeper;

@@ -20,7 +20,11 @@ use super::{
     disk::{Disk, DiskMark},
     metrics::{Found, PondMetrics},
 };
-use crate::{oci::Digest, runtime::ByteBudget, telemetry::register_gauge};
+use crate::{
+    oci::Digest,
+    runtime::{ByteBudget, Permit},
+    telemetry::register_gauge,
+};
 
 /// Memory of one part of the cache, each of which has a lock of its own. Large enough for many chunks.
 const SHARD_BYTES: u64 = 256 << 20;
@@ -152,6 +156,34 @@ impl<E: Clone> Pond<E> {
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
         self.0.memory_bytes
+    }
+
+    /// Waits for memory in which chunks of together `bytes` can come. More than there is for all chunks that come is cut
+    /// down to that.
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives up the place in the queue.
+    pub async fn memory(&self, bytes: u64) -> Arc<Permit> {
+        Arc::new(self.0.coming_budget.acquire(bytes).await)
+    }
+
+    /// The same if there is as much now.
+    #[must_use]
+    pub fn memory_now(&self, bytes: u64) -> Option<Arc<Permit>> {
+        self.0.coming_budget.try_acquire(bytes).map(Arc::new)
+    }
+
+    /// Counts that the storage gave other bytes than it should have.
+    pub fn mismatched(&self) {
+        self.0.metrics.mismatched();
+    }
+
+    /// Forgets a chunk that has turned out to be wrong. Who reads it now goes on.
+    pub fn forget(&self, key: &ChunkKey) {
+        self.0.memory.remove(key);
+        if let Some(disk) = &self.0.disk {
+            disk.forget(key);
+        }
     }
 
     /// Whether a chunk is there, or comes. Asking does not count as using it.
@@ -370,6 +402,10 @@ mod tests {
         writer.begin().await.unwrap();
         assert!(futures_util::poll!(std::pin::pin!(second.readable(0))).is_pending());
         writer.write(&[1; 1000]).unwrap();
+        assert!(futures_util::poll!(std::pin::pin!(second.readable(0))).is_pending());
+        writer.publish(1000);
+        writer.write(&[3; 5]).unwrap();
+        writer.take_back();
         for chunk in [&mut first, &mut second] {
             let (block, end) = chunk.readable(999).await.unwrap().unwrap();
             assert_eq!(end, 1000);
@@ -407,6 +443,7 @@ mod tests {
         let (mut reader, mut writer) = begin(&pond, key(1));
         assert!(writer.begin_now());
         writer.write(&[1; 1000]).unwrap();
+        writer.publish(1000);
         let block = Arc::downgrade(&reader.readable(0).await.unwrap().unwrap().0);
         writer.write(&[1; MIB as usize - 1000]).unwrap();
         writer.finish();
@@ -416,6 +453,7 @@ mod tests {
         let (mut reader, mut writer) = begin(&pond, key(1));
         assert!(writer.begin_now());
         writer.write(&[1; 1000]).unwrap();
+        writer.publish(1000);
         let block = Arc::downgrade(&reader.readable(0).await.unwrap().unwrap().0);
         drop(writer);
         assert!(block.upgrade().is_none());

@@ -1,6 +1,10 @@
 //! Filling a chunk.
 
-use std::{collections::hash_map::Entry, fmt, io, sync::Arc};
+use std::{
+    collections::hash_map::Entry,
+    fmt, io,
+    sync::{Arc, Weak},
+};
 
 use tokio::{sync::watch, time::Instant};
 
@@ -12,7 +16,7 @@ use super::{
 };
 use crate::runtime::Permit;
 
-/// Fills a chunk, byte by byte from its beginning; each can be read as soon as it is written. Unless it ends by
+/// Fills a chunk, byte by byte from its beginning; each can be read when it is published. Unless it ends by
 /// [`ChunkWriter::finish`] nothing stays in memory, and whoever waits for the rest is told.
 pub struct ChunkWriter<E> {
     shared: Arc<Shared<E>>,
@@ -22,8 +26,10 @@ pub struct ChunkWriter<E> {
     sender: watch::Sender<Progress<E>>,
     reads: Arc<Reads>,
     /// The memory, once it is paid for.
-    taken: Option<(Arc<Block>, Permit)>,
+    taken: Option<(Arc<Block>, Arc<Permit>)>,
     written: u64,
+    /// Where the bytes end that others read.
+    published: u64,
     origin: Origin,
     since: Instant,
 }
@@ -42,7 +48,7 @@ impl<E: Send + Sync + 'static> ChunkWriter<E> {
         self.begin().await?;
         self.origin = Origin::Disk;
         let name = (self.key, self.blob_bytes);
-        let restored = disk.read(name, self, Self::write).await;
+        let restored = disk.read(name, self, Self::write_checked).await;
         let mut writer = restored.ok_or_else(|| io::Error::other("the reading was abandoned"))?;
         if writer.missing_bytes() == 0 {
             writer.reads.mark.set();
@@ -77,6 +83,7 @@ impl<E> ChunkWriter<E> {
             reads: Arc::clone(&reads),
             taken: None,
             written: 0,
+            published: 0,
             origin: Origin::Elsewhere,
             since: Instant::now(),
         };
@@ -102,23 +109,33 @@ impl<E> ChunkWriter<E> {
     pub async fn begin(&mut self) -> io::Result<()> {
         if self.taken.is_none() {
             let permit = self.shared.coming_budget.acquire(self.chunk_bytes).await;
-            self.taken = Some((Arc::new(Block::reserve(self.chunk_bytes)?), permit));
+            self.begin_with(&Arc::new(permit))?;
         }
         Ok(())
     }
 
-    /// The same if there is memory now; says whether.
-    pub fn begin_now(&mut self) -> bool {
-        if self.taken.is_none() {
-            let permit = self.shared.coming_budget.try_acquire(self.chunk_bytes);
-            let block =
-                permit.and_then(|permit| Some((Block::reserve(self.chunk_bytes).ok()?, permit)));
-            self.taken = block.map(|(block, permit)| (Arc::new(block), permit));
-        }
-        self.taken.is_some()
+    /// The same with memory that was waited for, maybe for several chunks at once ([`Pond::memory`]).
+    ///
+    /// # Errors
+    /// If the system has none.
+    ///
+    /// [`Pond::memory`]: super::Pond::memory
+    pub fn begin_with(&mut self, permit: &Arc<Permit>) -> io::Result<()> {
+        let block = Block::reserve(self.chunk_bytes)?;
+        self.taken = Some((Arc::new(block), Arc::clone(permit)));
+        Ok(())
     }
 
-    /// Takes in the next bytes.
+    /// As [`ChunkWriter::begin`] if there is memory now; says whether.
+    pub fn begin_now(&mut self) -> bool {
+        if self.taken.is_some() {
+            return true;
+        }
+        let permit = self.shared.coming_budget.try_acquire(self.chunk_bytes).map(Arc::new);
+        permit.is_some_and(|permit| self.begin_with(&permit).is_ok())
+    }
+
+    /// Takes in the next bytes, which nobody reads before they are published.
     ///
     /// # Errors
     /// If the system has no memory.
@@ -129,18 +146,42 @@ impl<E> ChunkWriter<E> {
         let (block, _) = self.taken.as_ref().expect("memory was taken before the bytes came");
         block.write(self.written, bytes)?;
         self.written += bytes.len() as u64;
-        self.sender.send_replace(Progress::Partial(Arc::clone(block), self.written));
         self.shared.metrics.filled(self.origin, bytes.len() as u64);
         Ok(())
     }
 
-    /// Keeps the chunk.
+    /// Lets everybody read the bytes before `end`.
+    ///
+    /// # Panics
+    /// If they have not been written.
+    pub fn publish(&mut self, end: u64) {
+        assert!(end <= self.written, "what is read was written");
+        if let Some((block, _)) = &self.taken
+            && end > self.published
+        {
+            self.published = end;
+            self.sender.send_replace(Progress::Partial(Arc::clone(block), end));
+        }
+    }
+
+    /// Forgets what was written and not published, because it is not what it should be.
+    pub fn take_back(&mut self) {
+        self.written = self.published;
+    }
+
+    fn write_checked(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.write(bytes)?;
+        self.publish(self.written);
+        Ok(())
+    }
+
+    /// Publishes all of the chunk and keeps it. Returns where it is, as long as it is kept.
     ///
     /// # Panics
     /// If bytes are missing.
-    pub fn finish(mut self) {
+    pub fn finish(mut self) -> Weak<Block> {
         assert_eq!(self.missing_bytes(), 0, "a chunk is kept when all of it is there");
-        let Some((block, permit)) = self.taken.take() else { return };
+        let Some((block, permit)) = self.taken.take() else { return Weak::new() };
         let shared = &self.shared;
         shared.metrics.finished(self.origin, self.since.elapsed());
         let (blob_bytes, reads) = (self.blob_bytes, Arc::clone(&self.reads));
@@ -155,6 +196,7 @@ impl<E> ChunkWriter<E> {
             shared.read_before.insert(self.key, ());
         }
         drop(permit);
+        Arc::downgrade(&kept.block)
     }
 
     /// Tells whoever waits why the rest does not come.

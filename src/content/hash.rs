@@ -6,10 +6,8 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender};
 use tokio::sync::oneshot;
 
-use crate::{
-    oci::Hasher,
-    runtime::{Abandoned, Pieces},
-};
+use super::BlobHash;
+use crate::runtime::{Abandoned, Pieces};
 
 /// Up to this length a hash is finished where it is needed: the hand-over would cost more. A tenth of a
 /// millisecond where the processor has no instructions for it.
@@ -29,9 +27,9 @@ pub(super) struct HashThreads {
 
 /// A batch, the hash it goes into, and who waits for it.
 struct Job {
-    hasher: Hasher,
+    hash: BlobHash,
     batch: Pieces,
-    done: oneshot::Sender<Hasher>,
+    done: oneshot::Sender<BlobHash>,
 }
 
 impl HashThreads {
@@ -48,10 +46,10 @@ impl HashThreads {
     }
 
     /// Gives `batch` to the next free thread.
-    fn submit(&self, hasher: Hasher, batch: Pieces) -> oneshot::Receiver<Hasher> {
+    fn submit(&self, hash: BlobHash, batch: Pieces) -> oneshot::Receiver<BlobHash> {
         let (done, result) = oneshot::channel();
         // Without a thread the job is dropped, and whoever waits for it is told.
-        let _abandoned = self.jobs.send(Box::new(Job { hasher, batch, done }));
+        let _abandoned = self.jobs.send(Box::new(Job { hash, batch, done }));
         result
     }
 }
@@ -63,11 +61,11 @@ fn start_one(queue: Receiver<Box<Job>>) -> bool {
 
 impl Job {
     fn run(self) {
-        let Self { mut hasher, batch, done } = self;
-        batch.iter().for_each(|piece| hasher.update(piece));
+        let Self { mut hash, batch, done } = self;
+        batch.iter().for_each(|piece| hash.update(piece));
         // The bytes are given back before their owner goes on.
         drop(batch);
-        let _nobody_waits = done.send(hasher);
+        let _nobody_waits = done.send(hash);
     }
 }
 
@@ -82,16 +80,16 @@ pub(super) struct HashPipeline {
 
 #[derive(Debug)]
 enum State {
-    Idle(Hasher),
-    Busy(oneshot::Receiver<Hasher>),
+    Idle(BlobHash),
+    Busy(oneshot::Receiver<BlobHash>),
     /// A hash thread died.
     Lost,
 }
 
 impl HashPipeline {
     /// A pipeline that hands over `batch_bytes` at once.
-    pub(super) fn new(threads: HashThreads, hasher: Hasher, batch_bytes: usize) -> Self {
-        Self { threads, state: State::Idle(hasher), batch: Pieces::default(), batch_bytes }
+    pub(super) fn new(threads: HashThreads, hash: BlobHash, batch_bytes: usize) -> Self {
+        Self { threads, state: State::Idle(hash), batch: Pieces::default(), batch_bytes }
     }
 
     /// Takes in the next bytes. Waits while hashing is slower than its caller.
@@ -100,26 +98,26 @@ impl HashPipeline {
         if self.batch.len() < self.batch_bytes {
             return Ok(());
         }
-        let hasher = self.idle().await?;
+        let hash = self.idle().await?;
         let batch = std::mem::take(&mut self.batch);
-        self.state = State::Busy(self.threads.submit(hasher, batch));
+        self.state = State::Busy(self.threads.submit(hash, batch));
         Ok(())
     }
 
     /// The hash over everything taken in.
-    pub(super) async fn finish(mut self) -> Result<Hasher, Abandoned> {
-        let mut hasher = self.idle().await?;
+    pub(super) async fn finish(mut self) -> Result<BlobHash, Abandoned> {
+        let mut hash = self.idle().await?;
         let rest = std::mem::take(&mut self.batch);
         if rest.len() > HASHED_HERE_BYTES {
-            return self.threads.submit(hasher, rest).await.map_err(|_panicked| Abandoned);
+            return self.threads.submit(hash, rest).await.map_err(|_panicked| Abandoned);
         }
-        rest.iter().for_each(|piece| hasher.update(piece));
-        Ok(hasher)
+        rest.iter().for_each(|piece| hash.update(piece));
+        Ok(hash)
     }
 
-    async fn idle(&mut self) -> Result<Hasher, Abandoned> {
+    async fn idle(&mut self) -> Result<BlobHash, Abandoned> {
         match std::mem::replace(&mut self.state, State::Lost) {
-            State::Idle(hasher) => Ok(hasher),
+            State::Idle(hash) => Ok(hash),
             State::Busy(hashing) => hashing.await.map_err(|_panicked| Abandoned),
             State::Lost => Err(Abandoned),
         }
@@ -137,11 +135,11 @@ mod tests {
         let bytes: Vec<u8> = (0..1_000_000_u32).map(|i| (i % 251) as u8).collect();
         for piece_bytes in [1_000, 70_000, 400_000, 1_000_000] {
             let mut pipeline =
-                HashPipeline::new(threads.clone(), Hasher::new(Algorithm::Sha256), 128 << 10);
+                HashPipeline::new(threads.clone(), BlobHash::new(Algorithm::Sha256), 128 << 10);
             for piece in bytes.chunks(piece_bytes) {
                 pipeline.update(Bytes::copy_from_slice(piece)).await.unwrap();
             }
-            let digest = pipeline.finish().await.unwrap().finish();
+            let digest = pipeline.finish().await.unwrap().finish().digest;
             assert_eq!(digest, Digest::of(Algorithm::Sha256, &bytes), "pieces of {piece_bytes}");
         }
     }

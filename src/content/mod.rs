@@ -3,6 +3,7 @@
 //! Nothing here knows repositories. Bytes become readable under a digest only after hashing to it.
 
 mod ahead;
+mod blob_hash;
 mod bytes;
 mod chunked;
 mod error;
@@ -13,8 +14,10 @@ mod pace;
 mod receive;
 mod source;
 mod store;
+mod table;
 mod transfer;
 
+pub use blob_hash::{BlobHash, Hashed};
 pub use bytes::ContentBytes;
 pub use chunked::ChunkBytes;
 pub use error::Error;
@@ -22,4 +25,5 @@ pub use fill::Fill;
 pub use receive::Received;
 pub use source::Remote;
 pub use store::{Content, ContentStore};
+pub use table::ChunkTable;
 pub use transfer::{AfterFill, FillEnd};

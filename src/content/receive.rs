@@ -2,9 +2,8 @@
 
 use futures_util::{StreamExt, future::try_join};
 
-use super::{ContentStore, Error};
+use super::{BlobHash, ContentStore, Error};
 use crate::{
-    oci::Hasher,
     runtime::{BodyError, BodyStream},
     storage::Writer,
 };
@@ -15,13 +14,13 @@ pub struct Received {
     /// Bytes that were taken in.
     pub size_bytes: u64,
     /// The hash over what it held before and these bytes.
-    pub hasher: Hasher,
+    pub hash: BlobHash,
     /// How the body ended. The bytes before a broken end are as good as any.
     pub end: Result<(), BodyError>,
 }
 
 impl ContentStore {
-    /// Feeds `body` to `writer` and to `hasher` until it ends, cleanly or not, or has more than `limit_bytes`.
+    /// Feeds `body` to `writer` and to `hash` until it ends, cleanly or not, or has more than `limit_bytes`.
     ///
     /// # Errors
     /// A fault of the storage. What the client does wrong is in [`Received::end`].
@@ -32,10 +31,10 @@ impl ContentStore {
         &self,
         writer: &mut dyn Writer,
         mut body: BodyStream,
-        hasher: Hasher,
+        hash: BlobHash,
         limit_bytes: u64,
     ) -> Result<Received, Error> {
-        let mut hash = self.hash_pipeline(hasher, writer.batch_bytes());
+        let mut pipeline = self.hash_pipeline(hash, writer.batch_bytes());
         let mut size_bytes = 0;
         let end = loop {
             let bytes = match body.next().await {
@@ -48,11 +47,11 @@ impl ContentStore {
                 break Err(BodyError::TooLarge { limit_bytes });
             }
             size_bytes += bytes.len() as u64;
-            let hashed = async { hash.update(bytes.clone()).await.map_err(Error::from) };
+            let hashed = async { pipeline.update(bytes.clone()).await.map_err(Error::from) };
             let written = async { writer.write(bytes.clone()).await.map_err(Error::from) };
             try_join(hashed, written).await?;
         };
-        let hasher = hash.finish().await?;
-        Ok(Received { size_bytes, hasher, end })
+        let hash = pipeline.finish().await?;
+        Ok(Received { size_bytes, hash, end })
     }
 }

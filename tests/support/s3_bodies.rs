@@ -27,6 +27,21 @@ pub(crate) async fn shortened(
     Ok(Response::from_parts(head, body))
 }
 
+/// Has a bit of the byte at `at` flipped, or of the last byte if there are not so many.
+pub(crate) async fn flipped(
+    answer: Response<ServerBody>,
+    at: u64,
+) -> io::Result<Response<ServerBody>> {
+    let (head, body) = answer.into_parts();
+    let mut bytes = body.collect().await.map_err(io::Error::other)?.to_bytes().to_vec();
+    let at = usize::try_from(at).unwrap_or(usize::MAX).min(bytes.len().saturating_sub(1));
+    if let Some(byte) = bytes.get_mut(at) {
+        *byte ^= 0b100;
+    }
+    let body = Full::new(Bytes::from(bytes)).map_err(|never| match never {}).boxed_unsync();
+    Ok(Response::from_parts(head, body))
+}
+
 /// Has the body break off after `left_bytes`.
 pub(crate) fn cut(answer: Response<ServerBody>, left_bytes: u64) -> Response<ServerBody> {
     let size = answer.body().size_hint().exact();

@@ -41,7 +41,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use s3_bodies::{ServerBody, cut, shortened};
+use s3_bodies::{ServerBody, cut, flipped, shortened};
 use s3_objects::{OtherRange, S3Objects};
 
 const BUCKET: &str = "pond";
@@ -95,6 +95,8 @@ pub(crate) enum Action {
     CutBody(u64),
     /// Carried out, but the answer has no more than so many bytes, and says so in its `Content-Length` alone.
     ShortBody(u64),
+    /// Carried out, but a bit of this byte of the body is another, or of the last one.
+    FlipBit(u64),
     /// Carried out after this time.
     Delay(Duration),
     /// Carried out at once, but answered after this time.
@@ -327,6 +329,7 @@ impl State {
             Some(Action::ShortBody(bytes)) => {
                 shortened(self.carry_out(request).await?, bytes).await
             }
+            Some(Action::FlipBit(at)) => flipped(self.carry_out(request).await?, at).await,
             Some(Action::Delay(delay)) => {
                 tokio::time::sleep(delay).await;
                 self.carry_out(request).await
@@ -434,6 +437,7 @@ async fn the_s3_server_counts_and_fails_as_told() {
         Action::LoseAnswer,
         Action::CutBody(1),
         Action::ShortBody(1),
+        Action::FlipBit(u64::MAX),
         Action::Delay(Duration::from_millis(1)),
         Action::DelayAnswer(Duration::from_millis(1)),
         Action::Range(None),
@@ -456,7 +460,7 @@ async fn the_s3_server_counts_and_fails_as_told() {
             String::from_utf8_lossy(&answer).lines().next().unwrap_or_default().to_owned(),
         )
     };
-    let expected = ["503", "403", "500", "403", "403", "403", "403", "403", "403"];
+    let expected = ["503", "403", "500", "403", "403", "403", "403", "403", "403", "403"];
     for status in expected {
         let answer = get().await.unwrap();
         assert!(answer.contains(status), "{answer}");

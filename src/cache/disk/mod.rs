@@ -181,6 +181,15 @@ impl Disk {
         None
     }
 
+    /// Deletes a chunk that has turned out to be wrong.
+    pub(super) fn forget(&self, key: &ChunkKey) {
+        let Some(open) = self.0.open.get() else { return };
+        if let Some(name) = open.index.get(key) {
+            open.index.remove(key);
+            let _gone_already = std::fs::remove_file(open.folder.path(&name));
+        }
+    }
+
     /// Has a chunk written soon, if it is still in memory then, and is not marked. The mark goes if nothing comes of
     /// it, so that it can be tried again.
     pub(super) fn keep(&self, name: (ChunkKey, u64), block: &Arc<Block>, mark: &DiskMark) {

@@ -11,7 +11,7 @@ use std::{
 
 use moka::future::Cache;
 
-use super::{Chunked, Place, pace::SMALL_PIECE_BYTES, unavailable};
+use super::{Chunked, Place, pace::SMALL_PIECE_BYTES, proof::Check, source::Source, unavailable};
 use crate::{
     cache::{Block, ChunkKey},
     runtime::{ByteBudget, FilePiece},
@@ -52,7 +52,7 @@ impl Apart {
     /// long, and nobody waits for that.
     pub(super) async fn fetch(
         &self,
-        chunked: &Chunked,
+        chunked: &Arc<Chunked>,
         place: &Place,
         part: Range<u64>,
     ) -> Result<FilePiece, Error> {
@@ -72,18 +72,27 @@ impl Apart {
     }
 }
 
-/// The bytes of `part` from the storage.
-async fn download(chunked: &Chunked, place: &Place, part: Range<u64>) -> Result<Block, Error> {
-    let digest = place.key.digest;
+/// The bytes of `part` from the storage, with which comes what it takes to check them.
+async fn download(chunked: &Arc<Chunked>, place: &Place, part: Range<u64>) -> Result<Block, Error> {
+    let (digest, blob_bytes) = (place.key.digest, place.blob_bytes);
     let failed = |error| unavailable(&digest, error);
-    let length = part.end - part.start;
-    let block = Block::reserve(length).map_err(failed)?;
-    let mut source = chunked.open_part(place, part).await?;
-    let mut written = 0;
-    while written < length {
-        let bytes = source.next(length - written).await?;
-        block.write(written, &bytes).map_err(failed)?;
-        written += bytes.len() as u64;
+    let proof = chunked.proof(digest, blob_bytes).await?;
+    let around = proof.parts_around(part.clone());
+    let block = Block::reserve(part.end - part.start).map_err(failed)?;
+    let mut check = Check::of(&proof, around.start);
+    let mut source = Source::new(chunked, (digest, blob_bytes), around);
+    while source.left_bytes() > 0 {
+        let start = source.position();
+        let bytes = source.next(u64::MAX).await?;
+        let wanted = part.start.max(start)..part.end.min(source.position());
+        if !wanted.is_empty() {
+            let index = |position: u64| usize::try_from(position - start).unwrap_or(usize::MAX);
+            let bytes = &bytes[index(wanted.start)..index(wanted.end)];
+            block.write(wanted.start - part.start, bytes).map_err(failed)?;
+        }
+        if !check.take(&bytes) {
+            source.again(&mut check)?;
+        }
     }
     Ok(block)
 }

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{Chunked, Place, pace::Pace, unavailable};
 use crate::{
-    cache::{Block, Chunk, ChunkIndex, ChunkLayout, Purpose, Unfilled},
+    cache::{Block, Chunk, ChunkIndex, ChunkLayout, Unfilled},
     oci::Digest,
     runtime::{Abandoned, FilePiece, WINDOW_PIECES},
     storage::{Error, Fault, ObjectStream, READ_PATIENCE, layout},
@@ -168,19 +168,16 @@ impl Reader {
         let state = if was_gone && !self.pace.is_quick() {
             State::Gone
         } else {
-            State::Near(self.chunked.chunk(place.clone(), Purpose::Reading))
+            State::Near(self.chunked.chunk(place.clone()))
         };
         Current { place, state, used: Instant::now() }
     }
 
     fn look_ahead(&mut self, index: ChunkIndex) {
         let last = self.layout.index_at(self.range.end - 1);
-        while let Some(ahead) = self.pace.next_ahead(index, last) {
-            let place = self.place(ahead);
-            // Only who reads a chunk counts as one who uses it.
-            if !self.chunked.pond.is_near(&place.key) {
-                self.chunked.chunk(place, Purpose::Ahead);
-            }
+        while let Some((first, count)) = self.pace.next_ahead(index, last) {
+            let places = (0..count).map(|further| self.place(first.plus(further)));
+            self.chunked.fetch_ahead(places);
         }
     }
 
@@ -202,7 +199,7 @@ impl Current {
                 // Somebody else has had it fetched again.
                 Some(chunk) => self.state = State::Near(chunk),
                 None if chunked.apart.is_wanted(&self.place).await => {
-                    let chunk = chunked.chunk(self.place.clone(), Purpose::Reading);
+                    let chunk = chunked.chunk(self.place.clone());
                     self.state = State::Near(chunk);
                 }
                 None => {}

@@ -1,0 +1,198 @@
+//! Filling chunks from the storage.
+
+use std::sync::Arc;
+
+use super::{
+    Chunked, Place,
+    proof::{Check, Proof},
+    source::Source,
+    unavailable,
+};
+use crate::{
+    cache::{ChunkLayout, ChunkWriter, Look, Purpose},
+    content::ChunkTable,
+    oci::{ByteRange, Digest},
+    storage::{Error, ObjectMeta, Opened, layout},
+};
+
+/// Bytes at the end of a short blob that nobody gets before all of it is found right.
+const KEPT_BACK_BYTES: u64 = 4 << 10;
+
+/// A chunk to be filled.
+pub(super) type Fill = (Place, ChunkWriter<Error>);
+
+impl Chunked {
+    /// Begins to fill the first chunks, and so learns how long the content is.
+    pub(super) async fn open_beginning(self: Arc<Self>, digest: Digest) -> Result<u64, Error> {
+        let beginning = ByteRange::Bounded { start: 0, end: ChunkLayout::BEGINNING_BYTES };
+        let opened = self.storage.open(&layout::blob(&digest), Some(beginning)).await;
+        let Opened { meta: ObjectMeta { size_bytes, .. }, range, bytes } = match opened {
+            // No byte of an empty object lies in any range.
+            Err(Error::RangeOutside { size_bytes: 0, .. }) => {
+                self.lengths.insert(digest, 0).await;
+                return Ok(0);
+            }
+            other => other?,
+        };
+        self.lengths.insert(digest, size_bytes).await;
+        let layout = ChunkLayout::of(size_bytes);
+        let fills = layout.indexes(range.clone()).filter_map(|index| {
+            let place = Place::of(digest, (index, layout), size_bytes);
+            match self.pond.look(place.key, size_bytes, Purpose::Ahead) {
+                Look::Found(_) => None,
+                Look::Missing(_, writer) => Some((place, writer)),
+            }
+        });
+        let fills: Vec<Fill> = fills.collect();
+        let source = Source::new(&self, (digest, size_bytes), range);
+        let source = source.through(bytes.into_stream().await?);
+        let chunked = Arc::clone(&self);
+        if size_bytes <= ChunkLayout::BEGINNING_BYTES {
+            self.tasks.spawn("fill a short blob", chunked.fill_whole(fills, source));
+        } else {
+            self.tasks.spawn("fill chunks", chunked.fill_checked(fills, source));
+        }
+        Ok(size_bytes)
+    }
+
+    /// Has chunks of one blob that follow each other filled, as many as possible by one request.
+    pub(super) fn fetch_ahead(self: &Arc<Self>, places: impl Iterator<Item = Place>) {
+        let mut fills: Vec<Fill> = Vec::new();
+        let begin = |fills: &mut Vec<Fill>| {
+            if !fills.is_empty() {
+                self.tasks.spawn("fill chunks", Arc::clone(self).fill(std::mem::take(fills)));
+            }
+        };
+        for place in places {
+            // Only who reads a chunk counts as one who uses it.
+            if self.pond.is_near(&place.key) {
+                begin(&mut fills);
+                continue;
+            }
+            match self.pond.look(place.key, place.blob_bytes, Purpose::Ahead) {
+                Look::Found(_) => begin(&mut fills),
+                Look::Missing(_, writer) => fills.push((place, writer)),
+            }
+        }
+        begin(&mut fills);
+    }
+
+    /// Fills chunks of one blob that follow each other from the disk of this machine, or else from the storage.
+    pub(super) async fn fill(self: Arc<Self>, fills: Vec<Fill>) {
+        let mut missing: Vec<Fill> = Vec::new();
+        for (place, writer) in fills {
+            let digest = place.key.digest;
+            match writer.restore().await {
+                Ok(None) => {}
+                Ok(Some(writer)) => missing.push((place, writer)),
+                Err(error) => {
+                    tracing::error!(%error, %digest, "there is no memory for a chunk");
+                }
+            }
+        }
+        let (Some((first, writer)), Some((last, _))) = (missing.first(), missing.last()) else {
+            return;
+        };
+        let part = first.range.end - writer.missing_bytes()..last.range.end;
+        let source = Source::new(&self, (first.key.digest, first.blob_bytes), part);
+        self.fill_checked(missing, source).await;
+    }
+
+    /// Fills chunks with what `source` brings, which is held against the table of their blob.
+    async fn fill_checked(self: Arc<Self>, fills: Vec<Fill>, mut source: Source) {
+        let Some((first, _)) = fills.first() else { return };
+        let proof = match self.proof(first.key.digest, first.blob_bytes).await {
+            Ok(proof) => proof,
+            Err(error) => return fills.into_iter().for_each(|(_, fill)| fill.fail(error.clone())),
+        };
+        for (place, mut writer) in fills {
+            match self.fill_one((&place, &mut writer), &mut source, &proof).await {
+                Ok(()) => {
+                    let block = writer.finish();
+                    if let Proof::Survey(survey) = &proof {
+                        survey.filled(&self, &place, block);
+                    }
+                }
+                Err(error) => {
+                    writer.fail(error);
+                    source.let_go();
+                }
+            }
+        }
+    }
+
+    async fn fill_one(
+        &self,
+        (place, writer): (&Place, &mut ChunkWriter<Error>),
+        source: &mut Source,
+        proof: &Proof,
+    ) -> Result<(), Error> {
+        let position = place.range.end - writer.missing_bytes();
+        source.skip_to(position).await;
+        // Who has to wait for memory lets go of the connection: others may need it to give some back.
+        if !writer.begin_now() {
+            source.let_go();
+            let begun = writer.begin().await;
+            begun.map_err(|error| unavailable(&place.key.digest, error))?;
+        }
+        source.fill((writer, place.range.start), &mut Check::of(proof, position)).await
+    }
+
+    /// Fills all chunks of a short blob, which are kept only if the whole has its digest.
+    async fn fill_whole(self: Arc<Self>, mut fills: Vec<Fill>, mut source: Source) {
+        let Some((first, _)) = fills.first() else { return };
+        let digest = first.key.digest;
+        match self.fill_unverified(&mut fills, &mut source, digest).await {
+            Ok(table) => {
+                self.proofs.know(digest, Proof::Table(Arc::new(table))).await;
+                for (_, writer) in fills {
+                    writer.finish();
+                }
+            }
+            Err(error) => {
+                fills.into_iter().for_each(|(_, writer)| writer.fail(error.clone()));
+            }
+        }
+    }
+
+    /// Writes what comes of a short blob into its chunks, all of which but the last bytes can be read as it comes.
+    async fn fill_unverified(
+        self: &Arc<Self>,
+        fills: &mut [Fill],
+        source: &mut Source,
+        digest: Digest,
+    ) -> Result<ChunkTable, Error> {
+        let blob_bytes = source.position() + source.left_bytes();
+        let failed = |error: std::io::Error| unavailable(&digest, error);
+        let memory_bytes = fills.iter().map(|(_, writer)| writer.chunk_bytes()).sum();
+        // In one go: who waits for more with some in hand may wait for ever.
+        let memory = match self.pond.memory_now(memory_bytes) {
+            Some(memory) => memory,
+            None => {
+                source.let_go();
+                self.pond.memory(memory_bytes).await
+            }
+        };
+        let mut pipeline = self.hash_pipeline(&digest);
+        let mut fills = fills.iter_mut().peekable();
+        while source.left_bytes() > 0 {
+            let position = source.position();
+            while fills.next_if(|(place, _)| place.range.end <= position).is_some() {}
+            let fill = fills.peek_mut();
+            let next_end = fill.as_ref().map_or(blob_bytes, |(place, _)| {
+                if place.range.start <= position { place.range.end } else { place.range.start }
+            });
+            let bytes = source.next(next_end - position).await?;
+            if let Some((place, writer)) = fill.filter(|(place, _)| place.range.start <= position) {
+                if place.range.start == position {
+                    writer.begin_with(&memory).map_err(failed)?;
+                }
+                writer.write(&bytes).map_err(failed)?;
+                let open_end = source.position().min(blob_bytes.saturating_sub(KEPT_BACK_BYTES));
+                writer.publish(open_end.saturating_sub(place.range.start));
+            }
+            pipeline.update(bytes).await.map_err(|error| unavailable(&digest, error))?;
+        }
+        self.verified(digest, pipeline).await
+    }
+}
