@@ -296,6 +296,25 @@ async fn a_bucket_that_sends_the_whole_object_instead_of_a_range_is_as_good() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_for_what_somebody_else_had_begun_to_fetch_asks_once_more_if_that_fails() {
+    let (node, blobs) = node_with([pattern(70 * MIB, 1)], "storage: {s3: {attempts: 1}}").await;
+    let begun = async || {
+        let requests = node.s3().take_requests();
+        requests.iter().any(|line| line.ends_with("/table")).then_some(())
+    };
+    // The second comes while the table is waited for. Then the bytes are refused, once; before that, their number was
+    // asked for.
+    node.s3().inject(Injection::new(Action::Delay(Duration::from_secs(1))).on("/table"));
+    node.s3().inject(Injection::new(Action::Reset).on("/data").skip(1).times(1));
+    let pull = || blobs[0].pull_part(&node, 20 * MIB..21 * MIB);
+    let (first, second) = tokio::join!(pull(), async {
+        eventually("the first has asked", begun).await;
+        pull().await
+    });
+    assert_eq!((first, second), (Outcome::unavailable(), Outcome::Whole));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_in_memory_is_served_while_the_bucket_is_unreachable() {
     let settings = "registry: {known_for: 1h}";
     let (node, blobs) = node_with([pattern(9 * MIB, 1)], settings).await;

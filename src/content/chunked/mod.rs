@@ -123,13 +123,13 @@ impl Chunked {
         length.unwrap_or_else(|abandoned| Err(unavailable(digest, abandoned)))
     }
 
-    /// A chunk: what there is of it, or what comes because this was called.
-    fn chunk(self: &Arc<Self>, place: Place) -> Chunk<Error> {
+    /// A chunk: what there is of it, or what comes, maybe because this was called.
+    fn chunk(self: &Arc<Self>, place: Place) -> (Chunk<Error>, Begun) {
         match self.pond.look(place.key, place.blob_bytes, Purpose::Reading) {
-            Look::Found(chunk) => chunk,
+            Look::Found(chunk) => (chunk, Begun::Before),
             Look::Missing(chunk, writer) => {
                 self.tasks.spawn("fill a chunk", Arc::clone(self).fill(vec![(place, writer)]));
-                chunk
+                (chunk, Begun::Now)
             }
         }
     }
@@ -140,6 +140,14 @@ impl Chunked {
         let readers = (Arc::strong_count(&self.readers) as u64 - 1).max(1);
         (self.pond.memory_bytes() / PIECES_SHARE / readers).max(SMALL_PIECE_BYTES)
     }
+}
+
+/// When it was begun to fill a chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Begun {
+    /// Before anybody who reads it now had asked for it.
+    Before,
+    Now,
 }
 
 /// A chunk and where it lies.

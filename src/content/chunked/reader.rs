@@ -5,7 +5,7 @@ use std::{fmt, ops::Range, sync::Arc, time::Duration};
 use futures_util::{Stream, TryStreamExt, stream};
 use tokio::time::Instant;
 
-use super::{Chunked, Place, pace::Pace, unavailable};
+use super::{Begun, Chunked, Place, pace::Pace, unavailable};
 use crate::{
     cache::{Block, Chunk, ChunkIndex, ChunkLayout, Unfilled},
     oci::Digest,
@@ -110,7 +110,7 @@ struct Current {
 
 enum State {
     /// It is there, or somebody fills it.
-    Near(Chunk<Error>),
+    Near(Chunk<Error>, Begun),
     /// It was there, and nobody else needed it.
     Gone,
 }
@@ -168,7 +168,7 @@ impl Reader {
         let state = if was_gone && !self.pace.is_quick() {
             State::Gone
         } else {
-            State::Near(self.chunked.chunk(place.clone()))
+            State::of(self.chunked.chunk(place.clone()))
         };
         Current { place, state, used: Instant::now() }
     }
@@ -186,6 +186,12 @@ impl Reader {
     }
 }
 
+impl State {
+    fn of((chunk, begun): (Chunk<Error>, Begun)) -> Self {
+        Self::Near(chunk, begun)
+    }
+}
+
 impl Current {
     /// Where the byte at `offset` is, when it is in memory, and where what can be read ends; `None` if the chunk was
     /// there and is gone.
@@ -197,10 +203,9 @@ impl Current {
         if let State::Gone = self.state {
             match chunked.pond.get(&self.place.key) {
                 // Somebody else has had it fetched again.
-                Some(chunk) => self.state = State::Near(chunk),
+                Some(chunk) => self.state = State::Near(chunk, Begun::Before),
                 None if chunked.apart.is_wanted(&self.place).await => {
-                    let chunk = chunked.chunk(self.place.clone());
-                    self.state = State::Near(chunk);
+                    self.state = State::of(chunked.chunk(self.place.clone()));
                 }
                 None => {}
             }
@@ -208,15 +213,26 @@ impl Current {
             self.used = Instant::now();
             chunked.pond.touch(&self.place.key);
         }
-        let State::Near(chunk) = &mut self.state else { return Ok(None) };
-        let found = chunk.readable(offset).await.map_err(|unfilled| match unfilled {
-            Unfilled::Failed(error) => error,
-            Unfilled::Abandoned => unavailable(&self.place.key.digest, Abandoned),
-        })?;
-        if found.is_none() {
-            self.state = State::Gone;
+        loop {
+            let State::Near(chunk, begun) = &mut self.state else { return Ok(None) };
+            let found = match chunk.readable(offset).await {
+                Ok(found) => found,
+                // What made it fail may have been over before this reader came.
+                Err(_) if *begun == Begun::Before => {
+                    let (chunk, _) = chunked.chunk(self.place.clone());
+                    self.state = State::Near(chunk, Begun::Now);
+                    continue;
+                }
+                Err(Unfilled::Failed(error)) => return Err(error),
+                Err(Unfilled::Abandoned) => {
+                    return Err(unavailable(&self.place.key.digest, Abandoned));
+                }
+            };
+            if found.is_none() {
+                self.state = State::Gone;
+            }
+            return Ok(found);
         }
-        Ok(found)
     }
 }
 
