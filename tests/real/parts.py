@@ -29,6 +29,8 @@ DEBIAN_PROGRAMS = {
     "zstd": "zstd",
     "apache2-utils": "htpasswd",
     "openssl": "openssl",
+    "strace": "strace",
+    "valgrind": "valgrind",
 }
 # Headers have no program to look for: a file stands for the package.
 DEBIAN_FILES = {"libc6-dev": "/usr/include/stdio.h"}

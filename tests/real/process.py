@@ -79,6 +79,11 @@ class Daemon:
         self._environment = environment or clean_environment()
         self._child = None
 
+    @property
+    def pid(self):
+        """Its process while it runs."""
+        return self._child.pid
+
     def start(self, ready):
         """Starts it and waits until `ready()` is true."""
         assert self._child is None, f"{self.name} is running"

@@ -41,6 +41,11 @@ class Registry:
         """What the process sees; without AWS_CA_BUNDLE, at which docker-registry 2.8 panics."""
         return clean_environment(OTEL_TRACES_EXPORTER="none")
 
+    @property
+    def pid(self):
+        """Its process while it runs."""
+        return self._daemon.pid
+
     def start(self):
         """Starts it and waits until it takes requests."""
         self._daemon.start(self._ready)
