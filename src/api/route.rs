@@ -64,42 +64,37 @@ impl Route {
             return Ok(Self::Ping);
         }
         let rest = rest.strip_prefix('/').ok_or(InvalidRoute::Unknown)?;
-        // Hardly any client encodes what needs no encoding.
-        let is_encoded = rest.contains('%');
-        let decode = |component| {
-            if is_encoded {
-                percent_decode_str(component).decode_utf8()
+        let Some((rest, last)) = rest.rsplit_once('/') else {
+            return if decoded(rest)? == "_catalog" {
+                Ok(Self::Catalog)
             } else {
-                Ok(Cow::Borrowed(component))
-            }
+                Err(InvalidRoute::Unknown)
+            };
         };
-        let decoded: Result<Vec<Cow<'_, str>>, _> = rest.split('/').map(decode).collect();
-        let decoded = decoded.map_err(|_not_utf8| InvalidRoute::Unknown)?;
-        let components: Vec<&str> = decoded.iter().map(AsRef::as_ref).collect();
-        Self::from_components(&components)
-    }
-
-    fn from_components(components: &[&str]) -> Result<Self, InvalidRoute> {
-        match components {
-            ["_catalog"] => Ok(Self::Catalog),
-            [name @ .., "tags", "list"] => Ok(Self::Tags(repository(name)?)),
-            [name @ .., "blobs", "uploads"] | [name @ .., "blobs", "uploads", ""] => {
-                Ok(Self::Uploads(repository(name)?))
-            }
-            [name @ .., "blobs", "uploads", session] => {
-                let name = repository(name)?;
-                let position = UploadPosition::parse(session, &name)?;
-                Ok(Self::Upload(name, position))
-            }
-            [name @ .., "blobs", digest] => Ok(Self::Blob(repository(name)?, digest.parse()?)),
-            [name @ .., "manifests", reference] => {
-                Ok(Self::Manifest(repository(name)?, reference.parse()?))
-            }
-            [name @ .., "referrers", digest] => {
-                Ok(Self::Referrers(repository(name)?, digest.parse()?))
-            }
+        let (name, kind) = rest.rsplit_once('/').unwrap_or(("", rest));
+        match (&*decoded(kind)?, &*decoded(last)?) {
+            ("tags", "list") => Ok(Self::Tags(repository(name)?)),
+            ("blobs", "uploads") => Ok(Self::Uploads(repository(name)?)),
+            ("blobs", digest) => Ok(Self::Blob(repository(name)?, digest.parse()?)),
+            ("manifests", reference) => Ok(Self::Manifest(repository(name)?, reference.parse()?)),
+            ("referrers", digest) => Ok(Self::Referrers(repository(name)?, digest.parse()?)),
+            ("uploads", session) => Self::below_uploads(name, session),
             _ => Err(InvalidRoute::Unknown),
         }
+    }
+
+    /// What `<name>/blobs` and an upload session name; without a session, where uploads begin.
+    fn below_uploads(blobs: &str, session: &str) -> Result<Self, InvalidRoute> {
+        let (name, kind) = blobs.rsplit_once('/').unwrap_or(("", blobs));
+        if decoded(kind)? != "blobs" {
+            return Err(InvalidRoute::Unknown);
+        }
+        let name = repository(name)?;
+        if session.is_empty() {
+            return Ok(Self::Uploads(name));
+        }
+        let position = UploadPosition::parse(session, &name)?;
+        Ok(Self::Upload(name, position))
     }
 
     /// The methods that mean something here, as the `Allow` header lists them.
@@ -130,8 +125,18 @@ impl Route {
     }
 }
 
-fn repository(components: &[&str]) -> Result<RepositoryName, InvalidName> {
-    components.join("/").parse()
+fn repository(name: &str) -> Result<RepositoryName, InvalidRoute> {
+    Ok(decoded(name)?.parse()?)
+}
+
+/// What a part of the path means. A slash that is encoded parts nothing, because this comes last.
+fn decoded(part: &str) -> Result<Cow<'_, str>, InvalidRoute> {
+    // Hardly any client encodes what needs no encoding.
+    if part.contains('%') {
+        percent_decode_str(part).decode_utf8().map_err(|_not_utf8| InvalidRoute::Unknown)
+    } else {
+        Ok(Cow::Borrowed(part))
+    }
 }
 
 #[cfg(test)]
@@ -163,6 +168,7 @@ mod tests {
             ),
             (format!("/v2/a/blobs/sha256:{HEX}"), Route::Blob(name("a"), digest)),
             (format!("/v2/a/blobs/sha256%3A{HEX}"), Route::Blob(name("a"), digest)),
+            ("/v2/a%2Fb/t%61gs/list".to_owned(), Route::Tags(name("a/b"))),
             ("/v2/a/blobs/uploads/".to_owned(), Route::Uploads(name("a"))),
             ("/v2/a/blobs/uploads".to_owned(), Route::Uploads(name("a"))),
             (format!("/v2/a/referrers/sha256:{HEX}"), Route::Referrers(name("a"), digest)),
@@ -179,7 +185,18 @@ mod tests {
         assert!(matches!(Route::parse("/v2/a/blobs/sha256:bad"), Err(InvalidRoute::Digest(_))));
         assert!(matches!(Route::parse("/v2/a/manifests/.x"), Err(InvalidRoute::Reference(_))));
         assert!(matches!(Route::parse("/v2/a/blobs/uploads/x"), Err(InvalidRoute::Upload(_))));
-        for unknown in ["", "/", "/v1/", "/v2x", "/v2/a", "/v2/a/%ff/tags/list"] {
+        let unknown = [
+            "",
+            "/",
+            "/v1/",
+            "/v2x",
+            "/v2/a",
+            "/v2//_catalog",
+            "/v2/a/%ff/tags/list",
+            "/v2/a/tags%2Flist",
+            "/v2/a/blob/uploads/",
+        ];
+        for unknown in unknown {
             assert_eq!(Route::parse(unknown), Err(InvalidRoute::Unknown), "{unknown}");
         }
     }
