@@ -1,5 +1,7 @@
 //! `/v2/<name>/blobs/<digest>`
 
+use std::fmt::Write;
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 
@@ -11,13 +13,16 @@ use super::{
     range,
     request::Call,
 };
-use crate::oci::{Digest, RepositoryName};
+use crate::oci::{Algorithm, Digest, RepositoryName};
 
 /// Header with the digest of what is sent.
 pub(super) static CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
 /// Bytes of a digest never change.
 const CACHE_FOR_EVER: HeaderValue = HeaderValue::from_static("max-age=31536000, immutable");
+
+/// Room for an entity tag, in bytes: most digests, in quotation marks.
+const TAG_BYTES: usize = 2 + "sha256:".len() + 2 * Algorithm::Sha256.hash_bytes();
 
 pub(super) async fn head(
     api: &Api,
@@ -74,7 +79,9 @@ fn describe(headers: &mut HeaderMap, digest: &Digest) {
 
 /// The digest, as itself and as the entity tag.
 pub(super) fn identify(headers: &mut HeaderMap, digest: &Digest) {
-    let tag = Bytes::from(format!("\"{digest}\""));
+    let mut tag = String::with_capacity(TAG_BYTES);
+    write!(tag, "\"{digest}\"").expect("writing to a string does not fail");
+    let tag = Bytes::from(tag);
     let value = |text| HeaderValue::from_maybe_shared(text).expect("digests are header values");
     headers.insert(&CONTENT_DIGEST, value(tag.slice(1..tag.len() - 1)));
     headers.insert(header::ETAG, value(tag));

@@ -11,7 +11,7 @@ use super::{
     request::Call,
 };
 use crate::{
-    oci::{Reference, RepositoryName, Tag},
+    oci::{MediaType, Reference, RepositoryName, Tag},
     registry::{Freshness, ServedManifest, StoredManifest},
     runtime::BodyError,
 };
@@ -61,7 +61,17 @@ pub(super) fn warn_if_stale(headers: &mut HeaderMap, freshness: Freshness) {
 }
 
 fn media_type(stored: &StoredManifest) -> HeaderValue {
-    HeaderValue::from_static(stored.manifest.media_type().name())
+    // Each is looked at when this is compiled, instead of for every answer.
+    const OCI_MANIFEST: HeaderValue = HeaderValue::from_static(MediaType::OciManifest.name());
+    const OCI_INDEX: HeaderValue = HeaderValue::from_static(MediaType::OciIndex.name());
+    const DOCKER_MANIFEST: HeaderValue = HeaderValue::from_static(MediaType::DockerManifest.name());
+    const DOCKER_LIST: HeaderValue = HeaderValue::from_static(MediaType::DockerManifestList.name());
+    match stored.manifest.media_type() {
+        MediaType::OciManifest => OCI_MANIFEST,
+        MediaType::OciIndex => OCI_INDEX,
+        MediaType::DockerManifest => DOCKER_MANIFEST,
+        MediaType::DockerManifestList => DOCKER_LIST,
+    }
 }
 
 pub(super) async fn put(

@@ -1,6 +1,10 @@
 //! Content digests: `sha256:<64 hex>` and `sha512:<128 hex>`.
 
-use std::{fmt, str::FromStr};
+use std::{
+    fmt,
+    hash::{self, Hash},
+    str::FromStr,
+};
 
 /// A hash algorithm of the image specification, "Digests", that this registry accepts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -62,13 +66,26 @@ impl FromStr for Algorithm {
 /// Longest hash of all algorithms, in bytes.
 const MAX_HASH_BYTES: usize = 64;
 
+/// What a byte is worth as a hexadecimal digit; more than that if it is none.
+const NIBBLES: [u8; 256] = {
+    let mut nibbles = [u8::MAX; 256];
+    let mut digit = 0;
+    while digit < 16 {
+        nibbles[DIGITS[digit] as usize] = digit as u8;
+        digit += 1;
+    }
+    nibbles
+};
+
+const DIGITS: &[u8; 16] = b"0123456789abcdef";
+
 /// Longest written form, in bytes: a name, a colon and the hash.
 const MAX_TEXT_BYTES: usize = "sha512:".len() + 2 * MAX_HASH_BYTES;
 
 /// The digest of some bytes: an algorithm and the hash they have under it.
 ///
 /// Ordered by algorithm, then by hash, which is also the order of the written forms.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Digest {
     algorithm: Algorithm,
     /// The hash, followed by zeros where the algorithm's is shorter.
@@ -95,10 +112,14 @@ impl Digest {
             return Err(InvalidDigest::Length { algorithm, actual: hex.len() });
         }
         let mut hash = [0; MAX_HASH_BYTES];
-        for (byte, pair) in hash.iter_mut().zip(hex.as_bytes().chunks_exact(2)) {
-            *byte = (nibble(pair[0])? << 4) | nibble(pair[1])?;
+        // Looked at once for all: this is done for most requests.
+        let mut all = 0;
+        for (byte, pair) in hash.iter_mut().zip(hex.as_bytes().as_chunks().0) {
+            let [high, low] = pair.map(|digit| NIBBLES[usize::from(digit)]);
+            all |= high | low;
+            *byte = (high << 4) | low;
         }
-        Ok(Self { algorithm, hash })
+        if all < 16 { Ok(Self { algorithm, hash }) } else { Err(InvalidDigest::Hex) }
     }
 
     /// The algorithm before the colon.
@@ -123,7 +144,6 @@ impl Digest {
 
     /// The written form in `text`; says how long it is.
     fn write(&self, text: &mut [u8; MAX_TEXT_BYTES]) -> usize {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let name = self.algorithm.name().as_bytes();
         text[..name.len()].copy_from_slice(name);
         text[name.len()] = b':';
@@ -136,11 +156,10 @@ impl Digest {
     }
 }
 
-fn nibble(digit: u8) -> Result<u8, InvalidDigest> {
-    match digit {
-        b'0'..=b'9' => Ok(digit - b'0'),
-        b'a'..=b'f' => Ok(digit - b'a' + 10),
-        _ => Err(InvalidDigest::Hex),
+impl Hash for Digest {
+    /// Without the zeros that follow, because digests are looked up all the time.
+    fn hash<H: hash::Hasher>(&self, hasher: &mut H) {
+        hasher.write(self.hash());
     }
 }
 
