@@ -19,6 +19,16 @@ impl Key {
         &self.0
     }
 
+    /// The key that `parts` make one after the other.
+    ///
+    /// Keys are made for every request, of names that were looked at when they were parsed; so they are looked at
+    /// once more in debug builds only. That is in every test.
+    pub(super) fn of_valid(parts: &[&str]) -> Self {
+        let text = parts.concat();
+        debug_assert!(text.parse::<Self>().is_ok(), "{text:?} is no key");
+        Self(text.into())
+    }
+
     /// This key with more components behind it.
     ///
     /// # Panics

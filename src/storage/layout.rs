@@ -78,9 +78,9 @@ pub fn tag(name: &RepositoryName, tag: &Tag) -> Key {
 /// What a tag points to: the digest of a manifest.
 #[must_use]
 pub fn tag_current(name: &RepositoryName, tag: &Tag) -> Key {
-    // In one go, because this one is made for each read of a tag.
+    // This one is made for each read of a tag.
     let (name, tag) = (name.as_str(), tag.as_str());
-    key([REPOSITORIES, "/", name, "/_manifests/tags/", tag, "/current/link"].concat())
+    Key::of_valid(&[REPOSITORIES, "/", name, "/_manifests/tags/", tag, "/current/link"])
 }
 
 /// The note that a tag has pointed to a manifest.

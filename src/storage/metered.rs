@@ -73,6 +73,13 @@ impl Storage for Metered {
         self.inner.read_cost()
     }
 
+    fn get(&self, key: &Key) -> Option<Bytes> {
+        let started = Instant::now();
+        let bytes = self.inner.get(key)?;
+        self.seconds.with_label_values(&["get"]).observe(started.elapsed().as_secs_f64());
+        Some(bytes)
+    }
+
     async fn head(&self, key: &Key) -> Result<ObjectMeta, Error> {
         self.measure("head", self.inner.head(key)).await
     }

@@ -57,6 +57,10 @@ pub trait Storage: fmt::Debug + fmt::Display + Send + Sync + 'static {
     /// What reading a small object costs.
     fn read_cost(&self) -> ReadCost;
 
+    /// All bytes of a small object, if they are at hand because it was read lately, and if the storage says that it has
+    /// not changed since. Everything else has to be opened. Does not wait.
+    fn get(&self, key: &Key) -> Option<Bytes>;
+
     /// Size and age of an object.
     ///
     /// # Errors
@@ -362,6 +366,9 @@ pub async fn probe(storage: &dyn Storage) -> Result<(), Error> {
 /// # Errors
 /// As [`Storage::open`]; [`Fault::Corrupt`] if the object is longer than the limit.
 pub async fn read(storage: &dyn Storage, key: &Key, limit_bytes: u64) -> Result<Bytes, Error> {
+    if let Some(bytes) = storage.get(key).filter(|bytes| bytes.len() as u64 <= limit_bytes) {
+        return Ok(bytes);
+    }
     let Opened { meta, bytes, .. } = storage.open(key, None).await?;
     if meta.size_bytes > limit_bytes {
         let message = format!("{} bytes where at most {limit_bytes} belong", meta.size_bytes);

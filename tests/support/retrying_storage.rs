@@ -54,6 +54,10 @@ impl Storage for RetryingStorage {
         self.inner.read_cost()
     }
 
+    fn get(&self, key: &Key) -> Option<Bytes> {
+        self.inner.get(key)
+    }
+
     async fn head(&self, key: &Key) -> Result<ObjectMeta, Error> {
         retry(|| self.inner.head(key)).await
     }

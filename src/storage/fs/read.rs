@@ -115,7 +115,7 @@ pub(super) async fn open(
     if let Some(stamp) = stamp
         && first.len() as u64 == meta.size_bytes
     {
-        small_files.insert(key.clone(), (meta, first.clone(), stamp)).await;
+        small_files.insert(key.clone(), first.clone(), stamp);
     }
     let rest = range.start + first.len() as u64..range.end;
     let bytes = if rest.is_empty() {
@@ -128,7 +128,7 @@ pub(super) async fn open(
 }
 
 /// Bytes that need not be waited for.
-pub(super) fn at_once(bytes: Bytes) -> ObjectBytes {
+fn at_once(bytes: Bytes) -> ObjectBytes {
     ObjectBytes::Stream(Box::pin(stream::once(async { Ok(bytes) })))
 }
 

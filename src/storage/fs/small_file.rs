@@ -18,27 +18,25 @@
 
 use std::{
     fs::{self, File, Metadata},
+    hash::{BuildHasher, RandomState},
     os::unix::fs::MetadataExt,
     path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
-use moka::future::Cache;
+use tokio::time::Instant;
 
-use super::{
-    super::{Key, ObjectMeta, Opened},
-    read::at_once,
-};
+use super::super::Key;
 
 /// Longest file that is kept: links, and little else.
-const SMALL_BYTES: u64 = 512;
+const SMALL_BYTES: u64 = 256;
 
-/// What all of them may take together: about ten thousand links.
-const MEMORY_BYTES: u64 = 4 << 20;
-
-/// What one costs beside its key and its bytes.
-const OVERHEAD_BYTES: usize = 256;
+/// Rows of files, by the hashes of their keys, and files in a row: eight thousand links, which take 3 MiB. A cache that
+/// weighs what it holds and knows what is read often takes longer to ask than the kernel.
+const ROWS: usize = 2048;
+const ROW_FILES: usize = 4;
 
 /// How long a file that is kept has not changed when it is read. Clocks tick every 10 ms at most, but a writer may be
 /// held up between the change of the time and that of the bytes, by a journal that is being written or a disk that is
@@ -56,23 +54,23 @@ const LOCAL_FILE_SYSTEMS: [u64; 5] = [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1
 /// The files that were read lately. Cloning shares them.
 #[derive(Clone, Debug)]
 pub(super) struct SmallFiles {
-    kept: Cache<Key, SmallFile>,
+    rows: Arc<[Mutex<Row>]>,
+    hashes: RandomState,
     settled_after: Duration,
 }
 
+/// Files whose keys have the same place, at most [`ROW_FILES`].
+#[derive(Debug, Default)]
+struct Row(Vec<SmallFile>);
+
 /// A file as it was read.
-#[derive(Clone, Debug)]
-pub(super) struct SmallFile {
-    meta: ObjectMeta,
+#[derive(Debug)]
+struct SmallFile {
+    key: Key,
     bytes: Bytes,
     stamp: Stamp,
-}
-
-impl SmallFile {
-    pub(super) fn into_opened(self) -> Opened {
-        let Self { meta, bytes, .. } = self;
-        Opened { meta, range: 0..meta.size_bytes, bytes: at_once(bytes) }
-    }
+    /// When it was asked for last.
+    asked: Instant,
 }
 
 /// What the kernel says of a file, and says otherwise after every change.
@@ -92,24 +90,26 @@ impl SmallFiles {
     }
 
     fn settled_after(settled_after: Duration) -> Self {
-        let weigh = |key: &Key, file: &SmallFile| {
-            let bytes = key.as_str().len() + file.bytes.len() + OVERHEAD_BYTES;
-            u32::try_from(bytes).unwrap_or(u32::MAX)
-        };
-        let kept = Cache::builder().max_capacity(MEMORY_BYTES).weigher(weigh);
-        Self { kept: kept.time_to_idle(IDLE).build(), settled_after }
+        let rows = std::iter::repeat_with(Mutex::default).take(ROWS).collect();
+        Self { rows, hashes: RandomState::new(), settled_after }
     }
 
-    /// The file `key`, which lies at `path`, if it is still what was read lately.
-    pub(super) async fn get(&self, key: &Key, path: &Path) -> Option<SmallFile> {
-        let file = self.kept.get(key).await?;
+    /// All bytes of the file `key`, which lies at `path`, if it is still what was read lately.
+    pub(super) fn get(&self, key: &Key, path: &Path) -> Option<Bytes> {
+        let (bytes, stamp) = self.row(key).get(key, Instant::now())?;
         let now = Stamp::of(&fs::metadata(path).ok()?);
-        (file.stamp == now).then_some(file)
+        (stamp == now).then_some(bytes)
     }
 
     /// Keeps all bytes of a file, for which [`Self::stamp`] gave `stamp` after they were read.
-    pub(super) async fn insert(&self, key: Key, (meta, bytes, stamp): (ObjectMeta, Bytes, Stamp)) {
-        self.kept.insert(key, SmallFile { meta, bytes, stamp }).await;
+    pub(super) fn insert(&self, key: Key, bytes: Bytes, stamp: Stamp) {
+        self.row(&key).insert(SmallFile { key, bytes, stamp, asked: Instant::now() });
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "as good as the whole hash")]
+    fn row(&self, key: &Key) -> MutexGuard<'_, Row> {
+        let row = &self.rows[self.hashes.hash_one(key) as usize % ROWS];
+        row.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The stamp of a file that was just read, if it may be kept. `before` is what the open file said of itself before
@@ -123,6 +123,29 @@ impl SmallFiles {
             && Stamp::of(&fs::metadata(path).ok()?) == stamp
             && is_local(file);
         may_be_kept.then_some(stamp)
+    }
+}
+
+impl Row {
+    fn get(&mut self, key: &Key, now: Instant) -> Option<(Bytes, Stamp)> {
+        let file = self.0.iter_mut().find(|file| file.key == *key)?;
+        if now.duration_since(file.asked) > IDLE {
+            return None;
+        }
+        file.asked = now;
+        Some((file.bytes.clone(), file.stamp))
+    }
+
+    /// Takes `file` in the place of what was known of it, or of the one that was not asked for for longest.
+    fn insert(&mut self, file: SmallFile) {
+        let files = &mut self.0;
+        let known = files.iter().position(|other| other.key == file.key);
+        let oldest = || (0..files.len()).min_by_key(|&at| files[at].asked);
+        let place = known.or_else(|| oldest().filter(|_| files.len() == ROW_FILES));
+        match place {
+            Some(place) => files[place] = file,
+            None => files.push(file),
+        }
     }
 }
 
@@ -201,29 +224,26 @@ mod tests {
         }
 
         /// As reading a file of a directory does it. Says whether the bytes were remembered.
-        async fn read(&self) -> (String, bool) {
-            if let Some(file) = self.files.get(&self.key, &self.path).await {
-                return (String::from_utf8(file.bytes.to_vec()).unwrap(), true);
+        fn read(&self) -> (String, bool) {
+            if let Some(bytes) = self.files.get(&self.key, &self.path) {
+                return (String::from_utf8(bytes.to_vec()).unwrap(), true);
             }
             let mut file = File::open(&self.path).unwrap();
             let before = file.metadata().unwrap();
             let mut text = String::new();
             file.read_to_string(&mut text).unwrap();
             if let Some(stamp) = self.files.stamp(&file, &before, &self.path) {
-                let meta =
-                    ObjectMeta { size_bytes: before.len(), modified: before.modified().unwrap() };
-                let bytes = text.clone().into();
-                self.files.insert(self.key.clone(), (meta, bytes, stamp)).await;
+                self.files.insert(self.key.clone(), text.clone().into(), stamp);
             }
             (text, false)
         }
 
         /// Reads until the bytes are remembered.
-        async fn learn(&self, content: &str) {
+        fn learn(&self, content: &str) {
             self.tick();
-            assert_eq!(self.read().await, (content.to_owned(), false));
+            assert_eq!(self.read(), (content.to_owned(), false));
             assert_eq!(
-                self.read().await,
+                self.read(),
                 (content.to_owned(), true),
                 "not on a file system of this machine?"
             );
@@ -296,27 +316,26 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn every_way_to_change_a_file_is_seen() {
+    #[test]
+    fn every_way_to_change_a_file_is_seen() {
         for change in CHANGES {
             let bench = Bench::new("one");
-            bench.learn("one").await;
+            bench.learn("one");
             change.apply(&bench.path, "two");
-            assert_eq!(bench.read().await, ("two".to_owned(), false), "{change:?}");
+            assert_eq!(bench.read(), ("two".to_owned(), false), "{change:?}");
         }
     }
 
-    #[tokio::test]
-    async fn a_file_that_was_taken_away_is_not_remembered() {
+    #[test]
+    fn a_file_that_was_taken_away_is_not_remembered() {
         let bench = Bench::new("one");
-        bench.learn("one").await;
+        bench.learn("one");
         fs::remove_file(&bench.path).unwrap();
-        assert!(bench.files.get(&bench.key, &bench.path).await.is_none());
+        assert!(bench.files.get(&bench.key, &bench.path).is_none());
     }
 
     #[test]
     fn after_any_changes_the_last_content_is_read() {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let changes = proptest::collection::vec(proptest::sample::select(&CHANGES[..]), 1..8);
         let mut runner = TestRunner::new(Config { cases: 16, ..Config::default() });
         let outcome = runner.run(&changes, |changes| {
@@ -325,7 +344,7 @@ mod tests {
                 bench.tick();
                 change.apply(&bench.path, &format!("{number:03}"));
                 for _ in 0..3 {
-                    let (read, _) = runtime.block_on(bench.read());
+                    let (read, _) = bench.read();
                     prop_assert_eq!(read, format!("{number:03}"));
                 }
             }
@@ -335,21 +354,21 @@ mod tests {
     }
 
     /// Without a tick in between: where times are coarse, these changes look like none.
-    #[tokio::test]
-    async fn changes_within_a_tick_are_seen_because_what_is_young_is_not_kept() {
+    #[test]
+    fn changes_within_a_tick_are_seen_because_what_is_young_is_not_kept() {
         let mut bench = Bench::new("000");
         bench.files = SmallFiles::new();
         for number in 1..200 {
             let content = format!("{number:03}");
             CHANGES[number % CHANGES.len()].apply(&bench.path, &content);
             for _ in 0..2 {
-                assert_eq!(bench.read().await, (content.clone(), false));
+                assert_eq!(bench.read(), (content.clone(), false));
             }
         }
     }
 
-    #[tokio::test]
-    async fn a_change_while_a_file_is_read_keeps_it_from_being_kept() {
+    #[test]
+    fn a_change_while_a_file_is_read_keeps_it_from_being_kept() {
         for change in CHANGES {
             let bench = Bench::new("one");
             bench.tick();
@@ -358,6 +377,29 @@ mod tests {
             change.apply(&bench.path, "two");
             assert_eq!(bench.files.stamp(&file, &before, &bench.path), None, "{change:?}");
         }
+    }
+
+    #[test]
+    fn a_row_forgets_what_was_asked_for_longest_ago() {
+        let stamp = Stamp { device: 1, inode: 2, size_bytes: 3, modified: (4, 5), changed: (6, 7) };
+        let begun = Instant::now();
+        let at = |seconds| begun + Duration::from_secs(seconds);
+        let key = |number: usize| format!("link-{number}").parse::<Key>().unwrap();
+        let mut row = Row::default();
+        for number in 0..ROW_FILES {
+            let bytes = number.to_string().into();
+            row.insert(SmallFile { key: key(number), bytes, stamp, asked: at(number as u64) });
+        }
+        assert!(row.get(&key(0), at(9)).is_some());
+        row.insert(SmallFile { key: key(9), bytes: "9".into(), stamp, asked: at(9) });
+        row.insert(SmallFile { key: key(2), bytes: "new".into(), stamp, asked: at(9) });
+        let read = |row: &mut Row, number| row.get(&key(number), at(10)).map(|(bytes, _)| bytes);
+        assert_eq!(read(&mut row, 0).unwrap(), "0");
+        assert_eq!(read(&mut row, 1), None);
+        assert_eq!(read(&mut row, 2).unwrap(), "new");
+        assert_eq!(row.0.len(), ROW_FILES);
+        let idle = at(10) + IDLE + Duration::from_secs(1);
+        assert_eq!(row.get(&key(0), idle), None, "too long ago");
     }
 
     #[test]
@@ -374,14 +416,15 @@ mod tests {
 
     #[test]
     fn only_small_files_of_this_machine_are_kept() {
-        let bench = Bench::new(&"x".repeat(513));
+        let of_length = |length| "x".repeat(length as usize);
+        let bench = Bench::new(&of_length(SMALL_BYTES + 1));
         bench.tick();
         let stamp_of = |path: &Path| {
             let file = File::open(path).unwrap();
             bench.files.stamp(&file, &file.metadata().unwrap(), path)
         };
         assert_eq!(stamp_of(&bench.path), None);
-        fs::write(&bench.path, "x".repeat(512)).unwrap();
+        fs::write(&bench.path, of_length(SMALL_BYTES)).unwrap();
         bench.tick();
         assert!(stamp_of(&bench.path).is_some());
         // Not a file system of this machine's disks; NFS is told from them in the same way.

@@ -77,6 +77,11 @@ impl Storage for S3 {
         ReadCost::Request
     }
 
+    fn get(&self, _: &Key) -> Option<Bytes> {
+        // Only the bucket knows whether an object has changed.
+        None
+    }
+
     async fn head(&self, key: &Key) -> Result<ObjectMeta, Error> {
         Ok(self.bucket.head("head", key).await?.meta)
     }
