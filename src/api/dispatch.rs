@@ -53,7 +53,24 @@ impl Service for Face {
         let api = &self.api;
         let mut record = AccessRecord::begin(peer, &request);
         let in_flight = api.metrics.begin();
-        let answer = api.route((peer, self.namespace.as_deref()), request, &mut record).await;
+        let answer = match Route::parse(request.uri().path()) {
+            Ok(route) => {
+                record.routed(route.name());
+                let call = Call::new(api, (peer, self.namespace.as_deref()), request);
+                let asked =
+                    call.parameter("ns").and_then(|asked| HeaderValue::from_str(asked).ok());
+                let mut answer = api.dispatch(route, call).await;
+                if let (Ok(response), Some(asked)) = (&mut answer, asked) {
+                    response.headers_mut().insert(&NAMESPACE, asked);
+                }
+                answer
+            }
+            // Load balancers like to ask this, and docker-registry answers it so.
+            Err(_) if request.uri().path() == "/" && request.method() == Method::GET => {
+                Ok(Response::new(Body::empty()))
+            }
+            Err(error) => Err(error.into()),
+        };
         let mut response = answer.unwrap_or_else(Error::into_response);
         let headers = response.headers_mut();
         headers.insert(&API_VERSION, HeaderValue::from_static("registry/2.0"));
@@ -67,33 +84,11 @@ impl Service for Face {
 }
 
 impl Api {
-    async fn route(
-        &self,
-        (peer, namespace): (SocketAddr, Option<&str>),
-        request: Request<Incoming>,
-        record: &mut AccessRecord,
-    ) -> Answer {
-        let path = request.uri().path();
-        // Load balancers like to ask this, and docker-registry answers it so.
-        if path == "/" && request.method() == Method::GET {
-            return Ok(Response::new(Body::empty()));
-        }
-        let route = Route::parse(path)?;
-        record.routed(route.name());
-        let call = Call::new(self, (peer, namespace), request);
-        let asked = call.parameter("ns").and_then(|asked| HeaderValue::from_str(asked).ok());
-        let mut response = self.dispatch(route, call).await?;
-        if let Some(asked) = asked {
-            response.headers_mut().insert(&NAMESPACE, asked);
-        }
-        Ok(response)
-    }
-
     async fn dispatch(&self, route: Route, call: Call) -> Answer {
         let method = call.method.clone();
         let allowed = route.allowed();
         // Every request needs as much memory as the largest of these that has no box of its own, and hyper copies all of
-        // it when the request begins. So all have one but those of which there are many.
+        // it when the request begins. So all have one but the smallest.
         match (route, method) {
             (Route::Ping, Method::GET | Method::HEAD) => Ok(ping()),
             (Route::Catalog, Method::GET | Method::HEAD) => {
@@ -112,10 +107,10 @@ impl Api {
                 Box::pin(manifest::delete(self, name, (reference, &call))).await
             }
             (Route::Blob(name, digest), Method::GET) => {
-                blob::get(self, name, (&digest, &call)).await
+                Box::pin(blob::get(self, name, (&digest, &call))).await
             }
             (Route::Blob(name, digest), Method::HEAD) => {
-                blob::head(self, name, (&digest, &call)).await
+                Box::pin(blob::head(self, name, (&digest, &call))).await
             }
             (Route::Blob(name, digest), Method::DELETE) => {
                 Box::pin(blob::delete(self, name, (digest, &call))).await

@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use moka::future::Cache;
+use moka::sync::Cache;
 
 use super::Error;
 use crate::{
@@ -47,10 +47,13 @@ impl LinkKind {
 #[derive(Debug)]
 pub(super) struct Links {
     storage: SharedStorage,
-    known: Cache<(LinkKind, RepositoryName, Digest), Digest>,
+    known: Cache<Entry, Digest>,
     /// Where each reading is a request, those who want the same link at the same time share one.
     readings: Option<Readings>,
 }
+
+/// What is linked, where, and by which digest.
+type Entry = (LinkKind, RepositoryName, Digest);
 
 /// Links that are being read, each after the last one of its readers came: so that none of them is told what was
 /// true only before.
@@ -77,12 +80,19 @@ impl Links {
         digest: &Digest,
     ) -> Result<Option<Digest>, Error> {
         let entry = (kind, name.clone(), *digest);
-        if let Some(stored) = self.known.get(&entry).await {
+        if let Some(stored) = self.known.get(&entry) {
             return Ok(Some(stored));
         }
+        // In a box of its own: every request for something that is known would need as much memory.
+        Box::pin(self.learn(entry)).await
+    }
+
+    /// Reads a link, and believes it from now on if it is there.
+    async fn learn(&self, entry: Entry) -> Result<Option<Digest>, Error> {
+        let (kind, name, digest) = &entry;
         let stored = self.read(&kind.key(name, digest)).await?;
         if let Some(stored) = stored {
-            self.known.insert(entry, stored).await;
+            self.known.insert(entry, stored);
         }
         Ok(stored)
     }
@@ -90,9 +100,13 @@ impl Links {
     /// What the link at `key` points to. A broken one points nowhere, as if it were missing: pushing again
     /// mends it.
     pub(super) async fn read(&self, key: &Key) -> Result<Option<Digest>, Error> {
-        let Some(readings) = &self.readings else {
-            return read(&*self.storage, key).await;
-        };
+        match &self.readings {
+            None => read(&*self.storage, key).await,
+            Some(readings) => Box::pin(self.read_shared(readings, key)).await,
+        }
+    }
+
+    async fn read_shared(&self, readings: &Readings, key: &Key) -> Result<Option<Digest>, Error> {
         let (storage, wanted) = (Arc::clone(&self.storage), key.clone());
         let reading = async move { read(&*storage, &wanted).await.map_err(Arc::new) };
         readings.run(key.clone(), reading).await?.map_err(Error::Shared)
@@ -119,7 +133,7 @@ impl Links {
         digest: &Digest,
     ) -> Result<(), Error> {
         self.write(&kind.key(name, digest), digest).await?;
-        self.known.insert((kind, name.clone(), *digest), *digest).await;
+        self.known.insert((kind, name.clone(), *digest), *digest);
         Ok(())
     }
 
@@ -138,7 +152,7 @@ impl Links {
         let key = kind.key(name, digest);
         let existed = self.read(&key).await?.is_some();
         self.storage.delete(std::slice::from_ref(&key)).await?;
-        self.known.invalidate(&(kind, name.clone(), *digest)).await;
+        self.known.invalidate(&(kind, name.clone(), *digest));
         Ok(existed)
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use moka::future::Cache;
+use moka::sync::Cache;
 
 use super::{Error, References, Repository, links::LinkKind};
 use crate::{
@@ -46,13 +46,13 @@ impl ManifestMemory {
     }
 
     /// A manifest that is remembered.
-    pub(super) async fn get(&self, digest: &Digest) -> Option<Arc<StoredManifest>> {
-        self.0.get(digest).await
+    pub(super) fn get(&self, digest: &Digest) -> Option<Arc<StoredManifest>> {
+        self.0.get(digest)
     }
 
     /// Remembers a manifest that is stored under its own digest.
-    pub(super) async fn insert(&self, stored: Arc<StoredManifest>) {
-        self.0.insert(stored.digest, stored).await;
+    pub(super) fn insert(&self, stored: Arc<StoredManifest>) {
+        self.0.insert(stored.digest, stored);
     }
 }
 
@@ -81,11 +81,21 @@ impl Repository {
         let unknown = || Error::ManifestUnknown { reference: Reference::Digest(*digest) };
         let linked = self.registry.links.resolve(LinkKind::Revision, &self.name, digest).await?;
         let stored_under = linked.ok_or_else(unknown)?;
-        if let Some(stored) = self.registry.manifests.get(&stored_under).await {
+        if let Some(stored) = self.registry.manifests.get(&stored_under) {
             return Ok(stored);
         }
+        Box::pin(self.read_manifest(digest, &stored_under)).await
+    }
+
+    /// Reads a manifest that is linked, and remembers it.
+    async fn read_manifest(
+        &self,
+        digest: &Digest,
+        stored_under: &Digest,
+    ) -> Result<Arc<StoredManifest>, Error> {
+        let unknown = || Error::ManifestUnknown { reference: Reference::Digest(*digest) };
         let limit_bytes = self.registry.config.manifest_max.0;
-        let bytes = match self.registry.content.read(&stored_under, limit_bytes).await {
+        let bytes = match self.registry.content.read(stored_under, limit_bytes).await {
             Err(content::Error::Unknown { .. }) => return Err(unknown()),
             Err(error @ content::Error::Mismatch { .. }) => return Err(broken(*digest, error)),
             other => other?,
@@ -96,7 +106,7 @@ impl Repository {
             other => other.map_err(|error| broken(*digest, error))?,
         };
         let stored = Arc::new(StoredManifest { digest: *digest, bytes, manifest });
-        self.registry.manifests.0.insert(stored_under, Arc::clone(&stored)).await;
+        self.registry.manifests.0.insert(*stored_under, Arc::clone(&stored));
         Ok(stored)
     }
 
@@ -132,7 +142,7 @@ impl Repository {
         // Last: a folder with nothing but history in it would be listed as a tag that nobody can read.
         self.note_tags(&tags, &digest).await?;
         let stored = Arc::new(StoredManifest { digest, bytes, manifest });
-        self.registry.manifests.insert(Arc::clone(&stored)).await;
+        self.registry.manifests.insert(Arc::clone(&stored));
         Ok(stored)
     }
 

@@ -369,6 +369,11 @@ pub async fn read(storage: &dyn Storage, key: &Key, limit_bytes: u64) -> Result<
     if let Some(bytes) = storage.get(key).filter(|bytes| bytes.len() as u64 <= limit_bytes) {
         return Ok(bytes);
     }
+    // What takes memory for opening is in a box of its own, so that what is at hand does without.
+    Box::pin(read_opened(storage, key, limit_bytes)).await
+}
+
+async fn read_opened(storage: &dyn Storage, key: &Key, limit_bytes: u64) -> Result<Bytes, Error> {
     let Opened { meta, bytes, .. } = storage.open(key, None).await?;
     if meta.size_bytes > limit_bytes {
         let message = format!("{} bytes where at most {limit_bytes} belong", meta.size_bytes);

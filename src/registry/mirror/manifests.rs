@@ -111,7 +111,7 @@ impl Mirrored {
         if !self.is_confirmed(digest).await {
             return None;
         }
-        self.registry.manifests.get(digest).await
+        self.registry.manifests.get(digest)
     }
 
     /// Fetches a manifest, once for all who want it. It is being kept when this returns: whoever waits for it
@@ -147,7 +147,7 @@ impl Mirrored {
         };
         let stored = Arc::new(self.verified(&reference, fetched)?);
         self.confirm(&stored.digest).await;
-        self.registry.manifests.insert(Arc::clone(&stored)).await;
+        self.registry.manifests.insert(Arc::clone(&stored));
         let (mirrored, kept) = (self.clone(), Arc::clone(&stored));
         let keeping = self.mirrors().keeping.begin(self.place(&stored.digest), async move {
             tokio::time::sleep(KEPT_AFTER).await;
