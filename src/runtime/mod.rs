@@ -9,6 +9,7 @@ mod settings;
 mod single_flight;
 mod stream;
 mod tasks;
+mod turn;
 
 pub use budget::{BudgetExhausted, ByteBudget, Permit};
 pub(crate) use buffers::{BufferPool, Buffers, WINDOW_PIECES};
@@ -21,3 +22,4 @@ pub use settings::{
 pub use single_flight::{Flight, SingleFlight};
 pub use stream::{BodyError, BodyStream, Pieces, until};
 pub use tasks::{Abandoned, Shutdown, Tasks};
+pub use turn::take_turns;

@@ -6,9 +6,9 @@ use futures_util::{Stream, stream};
 use rustix::fs::Advice;
 
 use super::cached::is_cached;
-use crate::runtime::FilePiece;
+use crate::runtime::{FilePiece, take_turns};
 
-/// Bytes of one piece. Between two of them others have their turn.
+/// Bytes of one piece.
 const PIECE_BYTES: u64 = 1 << 20;
 
 /// Beyond a piece that the disk has to be asked for, so much more is asked for as well.
@@ -47,9 +47,8 @@ impl FileBytes {
         if start == end {
             return Ok(None);
         }
-        // Others come first: who is sent what is in memory would otherwise never wait.
-        tokio::task::yield_now().await;
         let piece = start..end.min(start + PIECE_BYTES);
+        take_turns(piece.end - piece.start).await;
         if !is_cached(&self.file, &piece) {
             let (file, piece) = (Arc::clone(&self.file), piece.clone());
             let read = tokio::task::spawn_blocking(move || load(&file, &piece));

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use tokio::task::JoinHandle;
 
 use super::{Error, Fault, READ_PATIENCE, cached::read_cached, layout, vectored};
-use crate::runtime::{BufferPool, Buffers, ByteBudget, Permit, Pieces, WINDOW_PIECES};
+use crate::runtime::{BufferPool, Buffers, ByteBudget, Permit, Pieces, WINDOW_PIECES, take_turns};
 
 /// A file that is written piece by piece while others read what it has. [`super::Storage::adopt`] makes it an object; if
 /// it is dropped before, nothing is left of it. Cloning shares it.
@@ -123,8 +123,7 @@ impl SpoolWindow {
     pub async fn read(&self, start: u64, most: u64) -> Result<Bytes, Error> {
         let (file, buffers) = (Arc::clone(&self.file), self.buffers.clone());
         let length = usize::try_from(most).unwrap_or(usize::MAX).min(buffers.buffer_bytes());
-        // Others come first: who reads from memory would otherwise never wait.
-        tokio::task::yield_now().await;
+        take_turns(length as u64).await;
         let cached = |buffer: &mut [u8]| read_cached(&file.file, buffer, start);
         if let Ok(bytes) = buffers.filled(length, cached) {
             return Ok(bytes);

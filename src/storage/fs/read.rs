@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     oci::ByteRange,
-    runtime::{BufferPool, Buffers, ByteBudget, Permit, WINDOW_PIECES},
+    runtime::{BufferPool, Buffers, ByteBudget, Permit, WINDOW_PIECES, take_turns},
 };
 
 /// So many bytes are read while the object is opened: at most one visit to the blocking pool for links and
@@ -259,8 +259,7 @@ impl FileReader {
             return Ok(Some(first));
         }
         if self.reading.is_none() && self.from_disk == 0 && self.among.0.are_many() {
-            // Others come first: who reads from memory would otherwise never wait.
-            tokio::task::yield_now().await;
+            take_turns(self.piece().map_or(0, |piece| piece.end - piece.start)).await;
             if let Some(bytes) = self.read_cached() {
                 return Ok(Some(bytes));
             }
