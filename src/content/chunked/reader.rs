@@ -9,7 +9,7 @@ use super::{Begun, Chunked, Place, pace::Pace, unavailable};
 use crate::{
     cache::{Block, Chunk, ChunkIndex, ChunkLayout, Unfilled},
     oci::Digest,
-    runtime::{Abandoned, FilePiece, WINDOW_PIECES},
+    runtime::{Abandoned, FilePiece, WINDOW_PIECES, take_turns},
     storage::{Error, Fault, ObjectStream, READ_PATIENCE, layout},
 };
 
@@ -128,10 +128,9 @@ impl Reader {
         if self.range.is_empty() {
             return Ok(None);
         }
-        // Others come first: who is sent what is in memory would otherwise never wait.
-        tokio::task::yield_now().await;
         let share = self.chunked.piece_bytes_most();
         let most = self.pace.piece_bytes().min(share).min(self.range.end - self.range.start);
+        take_turns(most).await;
         let (place, found) = self.find().await?;
         let offset = self.range.start - place.range.start;
         let piece = match found {
