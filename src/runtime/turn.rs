@@ -2,8 +2,7 @@
 
 use tokio::task::coop::consume_budget;
 
-/// How much of a task's turn is used up by so many bytes. tokio gives a task 128 such parts each time it is polled, so a
-/// turn has 2 MiB.
+/// How many bytes are one part of a turn. tokio gives a task 128 parts each time it is polled, so a turn has 2 MiB.
 const BYTES_OF_A_PART: u64 = 16 << 10;
 
 /// Lets other tasks go first if this one has had its turn, with `bytes` that it is about to hand on without waiting for

@@ -59,11 +59,15 @@ impl Metered {
     ) -> Result<T, Error> {
         let started = Instant::now();
         let result = work.await;
+        self.count(operation, started, &result);
+        result
+    }
+
+    fn count<T>(&self, operation: &'static str, started: Instant, result: &Result<T, Error>) {
         self.seconds.with_label_values(&[operation]).observe(started.elapsed().as_secs_f64());
-        if let Err(Error::Failed { fault, .. }) = &result {
+        if let Err(Error::Failed { fault, .. }) = result {
             self.errors.with_label_values(&[operation, fault.name()]).inc();
         }
-        result
     }
 }
 
@@ -73,11 +77,11 @@ impl Storage for Metered {
         self.inner.read_cost()
     }
 
-    fn get(&self, key: &Key) -> Option<Bytes> {
+    fn get(&self, key: &Key) -> Option<Result<Bytes, Error>> {
         let started = Instant::now();
-        let bytes = self.inner.get(key)?;
-        self.seconds.with_label_values(&["get"]).observe(started.elapsed().as_secs_f64());
-        Some(bytes)
+        let result = self.inner.get(key)?;
+        self.count("get", started, &result);
+        Some(result)
     }
 
     async fn head(&self, key: &Key) -> Result<ObjectMeta, Error> {

@@ -57,9 +57,12 @@ pub trait Storage: fmt::Debug + fmt::Display + Send + Sync + 'static {
     /// What reading a small object costs.
     fn read_cost(&self) -> ReadCost;
 
-    /// All bytes of a small object, if they are at hand because it was read lately, and if the storage says that it has
-    /// not changed since. Everything else has to be opened. Does not wait.
-    fn get(&self, key: &Key) -> Option<Bytes>;
+    /// All bytes of a small object, if the storage can say without waiting what they are now. `None` says nothing: the
+    /// object has to be opened.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], or a fault of the storage.
+    fn get(&self, key: &Key) -> Option<Result<Bytes, Error>>;
 
     /// Size and age of an object.
     ///
@@ -366,11 +369,12 @@ pub async fn probe(storage: &dyn Storage) -> Result<(), Error> {
 /// # Errors
 /// As [`Storage::open`]; [`Fault::Corrupt`] if the object is longer than the limit.
 pub async fn read(storage: &dyn Storage, key: &Key, limit_bytes: u64) -> Result<Bytes, Error> {
-    if let Some(bytes) = storage.get(key).filter(|bytes| bytes.len() as u64 <= limit_bytes) {
-        return Ok(bytes);
+    match storage.get(key) {
+        Some(Ok(bytes)) if bytes.len() as u64 <= limit_bytes => Ok(bytes),
+        Some(Err(error)) => Err(error),
+        // What takes memory for opening is in a box of its own, so that what is at hand does without.
+        _ => Box::pin(read_opened(storage, key, limit_bytes)).await,
     }
-    // What takes memory for opening is in a box of its own, so that what is at hand does without.
-    Box::pin(read_opened(storage, key, limit_bytes)).await
 }
 
 async fn read_opened(storage: &dyn Storage, key: &Key, limit_bytes: u64) -> Result<Bytes, Error> {

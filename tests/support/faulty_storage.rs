@@ -97,7 +97,7 @@ impl Storage for FaultyStorage {
         self.inner.read_cost()
     }
 
-    fn get(&self, _: &Key) -> Option<Bytes> {
+    fn get(&self, _: &Key) -> Option<Result<Bytes, Error>> {
         // So that every reading passes by the faults.
         None
     }

@@ -54,7 +54,7 @@ impl Storage for RetryingStorage {
         self.inner.read_cost()
     }
 
-    fn get(&self, key: &Key) -> Option<Bytes> {
+    fn get(&self, key: &Key) -> Option<Result<Bytes, Error>> {
         self.inner.get(key)
     }
 

@@ -90,8 +90,9 @@ impl Storage for Directory {
         ReadCost::Calls
     }
 
-    fn get(&self, key: &Key) -> Option<Bytes> {
-        self.small_files.get(key, &self.path(key))
+    fn get(&self, key: &Key) -> Option<Result<Bytes, Error>> {
+        let got = self.small_files.get(key, &self.path(key))?;
+        Some(got.map_err(|error| failed("get", key, error)))
     }
 
     async fn head(&self, key: &Key) -> Result<ObjectMeta, Error> {

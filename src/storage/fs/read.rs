@@ -22,10 +22,7 @@ use super::super::cached::{is_cached, open_cached, read_cached};
 use super::super::{
     Error, Fault, FileBytes, Key, ObjectBytes, ObjectMeta, ObjectStream, Opened, READ_PATIENCE,
 };
-use super::{
-    blocking, failed, object_meta,
-    small_file::{SmallFiles, Stamp},
-};
+use super::{blocking, failed, object_meta, small_file::SmallFiles};
 use crate::{
     oci::ByteRange,
     runtime::{BufferPool, Buffers, ByteBudget, Permit, WINDOW_PIECES, take_turns},
@@ -91,8 +88,6 @@ struct Found {
     range: Range<u64>,
     /// The first bytes; all, if they are few.
     first: Bytes,
-    /// If the file may be kept, should `first` be all of it.
-    stamp: Option<Stamp>,
 }
 
 pub(super) async fn open(
@@ -101,22 +96,17 @@ pub(super) async fn open(
     budget: &ByteBudget,
 ) -> Result<Opened, Error> {
     let Source { path, key, buffers, readers, small_files } = source;
-    let found = match find_cached(&path, range, &small_files) {
+    let found = match find_cached(&path, range) {
         Some(found) => found.map_err(|error| failed("open", &key, error))?,
         None => {
-            let small_files = small_files.clone();
-            blocking("open", &key, move || find(&path, range, &small_files)).await?
+            let wanted = key.clone();
+            blocking("open", &key, move || find((&wanted, &path), range, &small_files)).await?
         }
     };
     let size_bytes = found.meta.size_bytes;
-    let Ok(Found { file, meta, range, first, stamp }) = found.within_range() else {
+    let Ok(Found { file, meta, range, first }) = found.within_range() else {
         return Err(Error::RangeOutside { key, size_bytes });
     };
-    if let Some(stamp) = stamp
-        && first.len() as u64 == meta.size_bytes
-    {
-        small_files.insert(key.clone(), first.clone(), stamp);
-    }
     let rest = range.start + first.len() as u64..range.end;
     let bytes = if rest.is_empty() {
         at_once(first)
@@ -174,38 +164,38 @@ impl OpenFile {
 }
 
 /// What there is without waiting for a disk; `None` if it takes one.
-fn find_cached(
-    path: &Path,
-    range: Option<ByteRange>,
-    small_files: &SmallFiles,
-) -> Option<io::Result<Found>> {
+fn find_cached(path: &Path, range: Option<ByteRange>) -> Option<io::Result<Found>> {
     let file = match open_cached(path)? {
         Ok(file) => file,
         Err(error) => return Some(Err(error)),
     };
     // What is wrong here is found again, and told, by who may wait.
-    let before = file.metadata().ok()?;
-    let (meta, range) = locate(&before, range).ok()?;
+    let (meta, range) = locate(&file.metadata().ok()?, range).ok()?;
     if range.end - range.start > FIRST_BYTES {
         // They are read when it is known that they have to come here.
         let beginning = range.start..range.start + 1;
-        let found = Found { file, meta, range, first: Bytes::new(), stamp: None };
+        let found = Found { file, meta, range, first: Bytes::new() };
         return is_cached(&found.file, &beginning).then_some(Ok(found));
     }
     let mut first = buffer_of(first_of(&range)).ok()?;
     read_cached(&file, &mut first, range.start).ok()?;
-    let stamp = small_files.stamp(&file, &before, path);
-    Some(Ok(Found { file, meta, range, first: first.into(), stamp }))
+    Some(Ok(Found { file, meta, range, first: first.into() }))
 }
 
-fn find(path: &Path, range: Option<ByteRange>, small_files: &SmallFiles) -> io::Result<Found> {
+/// The same with a disk, or where the kernel does not know the question.
+fn find(
+    (key, path): (&Key, &Path),
+    range: Option<ByteRange>,
+    small_files: &SmallFiles,
+) -> io::Result<Found> {
     let file = File::open(path)?;
     let before = file.metadata()?;
     let (meta, range) = locate(&before, range)?;
     let mut first = buffer_of(first_of(&range))?;
     file.read_exact_at(&mut first, range.start)?;
-    let stamp = small_files.stamp(&file, &before, path);
-    Ok(Found { file, meta, range, first: first.into(), stamp })
+    let first = first.into();
+    small_files.keep((key, path), (&file, &before), &first);
+    Ok(Found { file, meta, range, first })
 }
 
 fn locate(meta: &Metadata, range: Option<ByteRange>) -> io::Result<(ObjectMeta, Range<u64>)> {

@@ -19,6 +19,7 @@
 use std::{
     fs::{self, File, Metadata},
     hash::{BuildHasher, RandomState},
+    io,
     os::unix::fs::MetadataExt,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -28,7 +29,10 @@ use std::{
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::super::Key;
+use super::super::{
+    Key,
+    cached::{open_cached, read_cached},
+};
 
 /// Longest file that is kept: links, and little else.
 const SMALL_BYTES: u64 = 256;
@@ -40,7 +44,7 @@ const ROW_FILES: usize = 4;
 
 /// How long a file that is kept has not changed when it is read. Clocks tick every 10 ms at most, but a writer may be
 /// held up between the change of the time and that of the bytes, by a journal that is being written or a disk that is
-/// slow. Until then the file is opened as any other, which costs little.
+/// slow. Until then the file is opened each time.
 const SETTLED_AFTER: Duration = Duration::from_secs(10);
 
 /// How long after its last reading a file is forgotten. To ask for it may not take long, because there is no other
@@ -75,7 +79,7 @@ struct SmallFile {
 
 /// What the kernel says of a file, and says otherwise after every change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Stamp {
+struct Stamp {
     device: u64,
     inode: u64,
     size_bytes: u64,
@@ -94,16 +98,56 @@ impl SmallFiles {
         Self { rows, hashes: RandomState::new(), settled_after }
     }
 
-    /// All bytes of the file `key`, which lies at `path`, if it is still what was read lately.
-    pub(super) fn get(&self, key: &Key, path: &Path) -> Option<Bytes> {
+    /// All bytes of the file `key`, which lies at `path`, if it is small, and if that takes no disk.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub(super) fn get(&self, key: &Key, path: &Path) -> Option<io::Result<Bytes>> {
+        match self.unchanged(key, path) {
+            Some(bytes) => Some(Ok(bytes)),
+            None => self.read(key, path),
+        }
+    }
+
+    /// The bytes of a file that is still what was read lately.
+    fn unchanged(&self, key: &Key, path: &Path) -> Option<Bytes> {
         let (bytes, stamp) = self.row(key).get(key, Instant::now())?;
         let now = Stamp::of(&fs::metadata(path).ok()?);
         (stamp == now).then_some(bytes)
     }
 
-    /// Keeps all bytes of a file, for which [`Self::stamp`] gave `stamp` after they were read.
-    pub(super) fn insert(&self, key: Key, bytes: Bytes, stamp: Stamp) {
-        self.row(&key).insert(SmallFile { key, bytes, stamp, asked: Instant::now() });
+    /// Reads a file that the kernel has in memory, and keeps it if that may be.
+    fn read(&self, key: &Key, path: &Path) -> Option<io::Result<Bytes>> {
+        let file = match open_cached(path)? {
+            Ok(file) => file,
+            Err(error) => return Some(Err(error)),
+        };
+        let before = file.metadata().ok()?;
+        if !before.is_file() || before.len() > SMALL_BYTES {
+            return None;
+        }
+        let mut bytes = vec![0; usize::try_from(before.len()).ok()?];
+        read_cached(&file, &mut bytes, 0).ok()?;
+        let bytes = Bytes::from(bytes);
+        self.keep((key, path), (&file, &before), &bytes);
+        Some(Ok(bytes))
+    }
+
+    /// Keeps `bytes` if they are all that was just read of a file, and if that may be. `before` is what the open file
+    /// said of itself before that.
+    pub(super) fn keep(
+        &self,
+        (key, path): (&Key, &Path),
+        (file, before): (&File, &Metadata),
+        bytes: &Bytes,
+    ) {
+        if before.len() <= SMALL_BYTES
+            && before.len() == bytes.len() as u64
+            && let Some(stamp) = self.stamp(file, before, path)
+        {
+            let (key, bytes) = (key.clone(), bytes.clone());
+            self.row(&key).insert(SmallFile { key, bytes, stamp, asked: Instant::now() });
+        }
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "as good as the whole hash")]
@@ -114,14 +158,11 @@ impl SmallFiles {
 
     /// The stamp of a file that was just read, if it may be kept. `before` is what the open file said of itself before
     /// that. If what lies at `path` says the same now, it is that file, and it was not changed in between.
-    pub(super) fn stamp(&self, file: &File, before: &Metadata, path: &Path) -> Option<Stamp> {
-        if before.len() > SMALL_BYTES {
-            return None;
-        }
+    fn stamp(&self, file: &File, before: &Metadata, path: &Path) -> Option<Stamp> {
         let stamp = Stamp::of(before);
         let may_be_kept = stamp.is_settled(SystemTime::now(), self.settled_after)
-            && Stamp::of(&fs::metadata(path).ok()?) == stamp
-            && is_local(file);
+            && is_local(file)
+            && Stamp::of(&fs::metadata(path).ok()?) == stamp;
         may_be_kept.then_some(stamp)
     }
 }
@@ -179,11 +220,7 @@ fn is_local(file: &File) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        io::{Read, Write},
-        os::unix::fs::FileExt,
-        path::PathBuf,
-    };
+    use std::{io::Write, os::unix::fs::FileExt, path::PathBuf};
 
     use proptest::{
         prelude::*,
@@ -225,17 +262,12 @@ mod tests {
 
         /// As reading a file of a directory does it. Says whether the bytes were remembered.
         fn read(&self) -> (String, bool) {
-            if let Some(bytes) = self.files.get(&self.key, &self.path) {
-                return (String::from_utf8(bytes.to_vec()).unwrap(), true);
+            let text = |bytes: Bytes| String::from_utf8(bytes.to_vec()).unwrap();
+            if let Some(bytes) = self.files.unchanged(&self.key, &self.path) {
+                return (text(bytes), true);
             }
-            let mut file = File::open(&self.path).unwrap();
-            let before = file.metadata().unwrap();
-            let mut text = String::new();
-            file.read_to_string(&mut text).unwrap();
-            if let Some(stamp) = self.files.stamp(&file, &before, &self.path) {
-                self.files.insert(self.key.clone(), text.clone().into(), stamp);
-            }
-            (text, false)
+            let read = self.files.read(&self.key, &self.path);
+            (text(read.expect("the kernel has it in memory").unwrap()), false)
         }
 
         /// Reads until the bytes are remembered.
@@ -331,7 +363,8 @@ mod tests {
         let bench = Bench::new("one");
         bench.learn("one");
         fs::remove_file(&bench.path).unwrap();
-        assert!(bench.files.get(&bench.key, &bench.path).is_none());
+        let error = bench.files.get(&bench.key, &bench.path).unwrap().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
     }
 
     #[test]
@@ -419,14 +452,11 @@ mod tests {
         let of_length = |length| "x".repeat(length as usize);
         let bench = Bench::new(&of_length(SMALL_BYTES + 1));
         bench.tick();
-        let stamp_of = |path: &Path| {
-            let file = File::open(path).unwrap();
-            bench.files.stamp(&file, &file.metadata().unwrap(), path)
-        };
-        assert_eq!(stamp_of(&bench.path), None);
+        assert!(bench.files.get(&bench.key, &bench.path).is_none());
         fs::write(&bench.path, of_length(SMALL_BYTES)).unwrap();
         bench.tick();
-        assert!(stamp_of(&bench.path).is_some());
+        assert!(bench.files.get(&bench.key, &bench.path).unwrap().is_ok());
+        assert!(bench.files.unchanged(&bench.key, &bench.path).is_some());
         // Not a file system of this machine's disks; NFS is told from them in the same way.
         assert!(!is_local(&File::open("/proc/version").unwrap()));
     }

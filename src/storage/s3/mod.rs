@@ -77,7 +77,7 @@ impl Storage for S3 {
         ReadCost::Request
     }
 
-    fn get(&self, _: &Key) -> Option<Bytes> {
+    fn get(&self, _: &Key) -> Option<Result<Bytes, Error>> {
         // Only the bucket knows whether an object has changed.
         None
     }
