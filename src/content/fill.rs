@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Bytes at the end that nobody gets before all of them are verified.
-const KEPT_BACK_BYTES: u64 = 4 << 10;
+pub(super) const KEPT_BACK_BYTES: u64 = 4 << 10;
 
 /// A range that begins so far ahead of a fill does not wait for it: clients that read images lazily ask for
 /// bytes here and there. Several seconds of a fast line.

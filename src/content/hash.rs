@@ -17,6 +17,10 @@ const HASHED_HERE_BYTES: usize = 32 << 10;
 /// nobody ever waits to get in.
 const QUEUE_BATCHES: usize = 1 << 16;
 
+/// Bytes that are hashed at once where nothing else says how many: they should still be in the processor's cache when
+/// somebody else needs them.
+pub(super) const HASH_BATCH_BYTES: usize = 256 << 10;
+
 /// Threads that hash: one for each processor, so that hashing never stands in the queue of those who wait for
 /// a disk. While there is work they go from batch to batch without sleeping in between, which is what tokio's
 /// blocking pool does not do. They end when the last clone is dropped.

@@ -10,7 +10,7 @@ use super::{
     BlobHash, ChunkTable, ContentBytes, Error, Hashed, Received,
     chunked::Chunked,
     fill::Fills,
-    hash::{HashPipeline, HashThreads},
+    hash::{HASH_BATCH_BYTES, HashPipeline, HashThreads},
 };
 use crate::{
     cache::Pond,
@@ -25,9 +25,6 @@ const KNOWN_SIZES: u64 = 100_000;
 /// Above this length it pays to ask whether the content is there already, before the storage is made to
 /// copy it.
 const WORTH_ASKING_BYTES: u64 = 64 << 20;
-
-/// Bytes of stored pieces that are hashed at once.
-const HASH_BATCH_BYTES: usize = 256 << 10;
 
 /// Content that is being read.
 pub struct Content {

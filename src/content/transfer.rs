@@ -11,7 +11,7 @@ use super::{
     ChunkTable, ContentStore, Error, Hashed,
     ahead::{Ahead, Found},
     fill::{Fill, Ongoing, Progress},
-    hash::HashPipeline,
+    hash::{HASH_BATCH_BYTES, HashPipeline},
     intake::{Intake, WINDOW_BYTES, Written},
     source::{Remote, Source},
 };
@@ -19,9 +19,6 @@ use crate::{
     oci::Digest,
     storage::{Spool, layout},
 };
-
-/// Bytes hashed at once: they should still be in the processor's cache when they are written.
-const HASH_BATCH_BYTES: usize = 256 << 10;
 
 /// How a fill has ended.
 #[derive(Clone, Debug)]

@@ -10,13 +10,10 @@ use super::{
 };
 use crate::{
     cache::{ChunkLayout, ChunkWriter, Look, Purpose},
-    content::ChunkTable,
+    content::{ChunkTable, fill::KEPT_BACK_BYTES},
     oci::{ByteRange, Digest},
     storage::{Error, ObjectMeta, Opened, layout},
 };
-
-/// Bytes at the end of a short blob that nobody gets before all of it is found right.
-const KEPT_BACK_BYTES: u64 = 4 << 10;
 
 /// A chunk to be filled.
 pub(super) type Fill = (Place, ChunkWriter<Error>);

@@ -8,7 +8,10 @@ use moka::future::Cache;
 use super::{Chunked, corrupt, source::Source, survey::Survey, unavailable};
 use crate::{
     cache::{ChunkLayout, SEGMENT_BYTES},
-    content::{BlobHash, ChunkTable, Hashed, hash::HashPipeline},
+    content::{
+        BlobHash, ChunkTable, Hashed,
+        hash::{HASH_BATCH_BYTES, HashPipeline},
+    },
     oci::Digest,
     runtime::{SingleFlight, Tasks},
     storage::{self, Error, Fault, layout},
@@ -22,9 +25,6 @@ const ENTRY_BYTES: u64 = 300;
 
 /// How often a stored table is asked for whose bytes stop coming.
 const TABLE_ATTEMPTS: usize = 3;
-
-/// Bytes that are hashed at once.
-const HASH_BATCH_BYTES: usize = 256 << 10;
 
 /// What bytes of a blob are held against.
 #[derive(Clone, Debug)]
