@@ -1,0 +1,12 @@
+//! Other nodes: who they are, who owns what, and how they give each other what they have.
+//!
+//! A node that looks for something asks the node that owns it. The owner is the only one that goes to the storage, and
+//! it keeps track of who has what: it serves a few, and refers all others to those.
+
+mod item;
+mod node;
+mod view;
+
+pub use item::Item;
+pub use node::{InvalidNodeId, NodeId, Peer};
+pub use view::{Epoch, Member, Owners, RANKS, View, Weight};
