@@ -3,6 +3,7 @@
 //! A node that looks for something asks the node that owns it. The owner is the only one that goes to the storage, and
 //! it keeps track of who has what: it serves a few, and refers all others to those.
 
+pub mod exchange;
 mod item;
 mod node;
 mod view;

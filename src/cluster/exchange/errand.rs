@@ -1,0 +1,111 @@
+//! One item's way to this node.
+
+use super::{Moment, Need, NodeId, Peer, Role};
+
+/// An item that is on its way here, or is to be.
+#[derive(Debug)]
+pub(super) struct Errand {
+    /// How soon a reader of this node needs it; `None` if it is for other nodes only.
+    pub(super) need: Option<Need>,
+    /// How many nodes have passed on the request that it is for.
+    pub(super) hop: u8,
+    /// Whether this node is to fetch it itself if it has to, whoever owns it.
+    pub(super) is_deputy: bool,
+    pub(super) quest: Quest,
+    pub(super) source: Option<Source>,
+    /// The number of the last attempt.
+    pub(super) number: u32,
+    /// Bytes of it that are here.
+    pub(super) received: u64,
+    /// Nodes that were named and have not been asked.
+    pub(super) candidates: Vec<Peer>,
+    /// Nodes that could not give it.
+    pub(super) avoid: Vec<NodeId>,
+    /// Attempts that brought nothing, in a row.
+    pub(super) fruitless: u32,
+    /// The rank of the owner that is asked.
+    pub(super) rank: usize,
+    /// How many items had arrived when that one was asked first.
+    pub(super) arrivals_before: u64,
+    /// Looks in a row at which nobody was found who has more.
+    pub(super) checks: u32,
+    /// Whether nothing has come of it for a while: it then takes no place of others.
+    pub(super) is_stalled: bool,
+    /// When it is to be looked at again.
+    pub(super) check: Moment,
+}
+
+/// How somebody is looked for who can give it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Quest {
+    /// Nobody is looked for.
+    Idle,
+    /// Other things are looked for first.
+    Queued,
+    /// It waits for its turn to be fetched.
+    FetchTurn,
+    /// Somebody was asked.
+    Asking { number: u32, to: NodeId, role: Role },
+    /// It is looked for again later.
+    Pausing,
+}
+
+/// Where it comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Source {
+    pub(super) number: u32,
+    /// `None` if it is fetched from where all of it comes from.
+    pub(super) from: Option<NodeId>,
+    pub(super) since: Moment,
+    /// What was here when it was last looked at.
+    pub(super) marked: u64,
+}
+
+/// So many nodes are named at most as such that could not give it.
+const AVOIDED: usize = 16;
+
+impl Errand {
+    pub(super) const fn new(need: Option<Need>, hop: u8) -> Self {
+        Self {
+            need,
+            hop,
+            is_deputy: false,
+            quest: Quest::Idle,
+            source: None,
+            number: 0,
+            received: 0,
+            candidates: Vec::new(),
+            avoid: Vec::new(),
+            fruitless: 0,
+            rank: 0,
+            arrivals_before: 0,
+            checks: 0,
+            is_stalled: false,
+            check: Moment::MAX,
+        }
+    }
+
+    /// Whether others may be promised that it comes.
+    pub(super) const fn is_under_way(&self) -> bool {
+        self.source.is_some() || matches!(self.quest, Quest::Asking { .. } | Quest::FetchTurn)
+    }
+
+    /// Whether it takes a place in the window of this node's readers.
+    pub(super) fn is_in_window(&self) -> bool {
+        self.need.is_some() && self.quest != Quest::Queued && !self.is_stalled
+    }
+
+    /// Whether it is fetched, or waits for its turn.
+    pub(super) fn is_fetched(&self) -> bool {
+        self.quest == Quest::FetchTurn || self.source.is_some_and(|source| source.from.is_none())
+    }
+
+    pub(super) fn avoid(&mut self, node: NodeId) {
+        if !self.avoid.contains(&node) {
+            if self.avoid.len() >= AVOIDED {
+                self.avoid.remove(0);
+            }
+            self.avoid.push(node);
+        }
+    }
+}

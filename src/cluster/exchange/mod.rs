@@ -1,0 +1,189 @@
+//! How nodes get items from each other: the protocol, without any input or output.
+//!
+//! An [`Exchange`] is told what happens and says what is to be done. It has no clock, no sockets and no tasks, so it
+//! runs the same in the daemon and in a simulation of thousands of nodes.
+//!
+//! Who wants an item asks its owner. The owner serves a few, and refers everybody else to nodes that have the item or
+//! are receiving it, which pass it on while it comes. So a crowd that wants the same at the same time becomes a tree,
+//! and it costs the owner little however large the crowd is. Only owners fetch an item from where all of it comes from.
+
+mod breaker;
+mod errand;
+mod fetches;
+mod inbound;
+mod outbound;
+mod tracker;
+mod words;
+
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap, VecDeque},
+    sync::Arc,
+};
+
+use super::{Item, NodeId, Peer, RANKS, View};
+use breaker::Breakers;
+use errand::{Errand, Quest};
+use fetches::Fetches;
+use tracker::Tracker;
+pub use words::{
+    Action, Answer, AskId, Attempt, Incoming, Limits, Lost, Moment, Need, Reply, Role, Stock,
+    Trouble,
+};
+
+/// How often what is not believed any more is thrown away.
+const SWEEP: Moment = Moment::from_secs(10);
+
+/// The exchange of items with other nodes, as one node takes part in it.
+#[derive(Debug)]
+pub struct Exchange {
+    me: Peer,
+    limits: Limits,
+    view: Arc<View>,
+    /// What is on its way here.
+    errands: HashMap<Item, Errand>,
+    /// What others ask for.
+    trackers: HashMap<Item, Tracker>,
+    /// Requests that wait or are served.
+    asks: HashMap<AskId, Asked>,
+    /// What this node's readers want beyond the window, in the order in which it was wanted.
+    queue: VecDeque<Item>,
+    in_window: usize,
+    fetches: Fetches,
+    breakers: Breakers,
+    /// How much others had to send when they last asked.
+    loads: HashMap<NodeId, u32>,
+    /// Requests of others that this node could send more to if it were faster.
+    lanes_busy: usize,
+    timers: BinaryHeap<Reverse<(Moment, Timer)>>,
+    /// Items that have come here so far.
+    arrivals: u64,
+    /// Owners that are passed over because they are slow, and until when.
+    slow_owners: HashMap<NodeId, Moment>,
+    actions: VecDeque<Action>,
+    counts: Counts,
+}
+
+/// A request of another node.
+#[derive(Clone, Debug)]
+struct Asked {
+    incoming: Incoming,
+    /// Whether it is being sent the item; else it waits.
+    is_served: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Timer {
+    /// An errand is to be looked at.
+    Errand(Item),
+    /// A request has waited long enough.
+    Ask(AskId),
+    /// What is old is to be thrown away.
+    Sweep,
+}
+
+/// What has happened so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Requests that were served.
+    pub served: u64,
+    /// Requests that were referred to others.
+    pub referred: u64,
+    /// Requests that were told to come back later.
+    pub refused: u64,
+    /// Questions whether somebody has more of an item that takes long.
+    pub slow: u64,
+    /// Items that took so long that they were asked of who comes after their owner.
+    pub deputies: u64,
+    /// Items that were fetched by a node that is not their owner, because no owner could be reached.
+    pub direct: u64,
+}
+
+impl Exchange {
+    /// An exchange in which nothing is under way.
+    #[must_use]
+    pub fn new(me: Peer, limits: Limits, view: Arc<View>) -> Self {
+        Self {
+            me,
+            limits,
+            view,
+            errands: HashMap::new(),
+            trackers: HashMap::new(),
+            asks: HashMap::new(),
+            queue: VecDeque::new(),
+            in_window: 0,
+            fetches: Fetches::new(limits.fetches),
+            breakers: Breakers::default(),
+            loads: HashMap::new(),
+            lanes_busy: 0,
+            timers: BinaryHeap::from([Reverse((SWEEP, Timer::Sweep))]),
+            arrivals: 0,
+            slow_owners: HashMap::new(),
+            actions: VecDeque::new(),
+            counts: Counts::default(),
+        }
+    }
+
+    /// The node whose part this is.
+    #[must_use]
+    pub const fn me(&self) -> Peer {
+        self.me
+    }
+
+    /// What is to be done next. To be called until there is nothing more.
+    pub fn next_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// When [`Exchange::tick`] is to be called.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Moment> {
+        self.timers.peek().map(|Reverse((at, _))| *at)
+    }
+
+    /// Lets time pass.
+    pub fn tick(&mut self, now: Moment) {
+        while let Some(Reverse((at, _))) = self.timers.peek()
+            && *at <= now
+        {
+            let Some(Reverse((at, timer))) = self.timers.pop() else { break };
+            match timer {
+                Timer::Errand(item) => {
+                    if self.errands.get(&item).is_some_and(|errand| errand.check == at) {
+                        self.check(item, now);
+                    }
+                }
+                Timer::Ask(ask) => self.waited_long_enough(ask),
+                Timer::Sweep => {
+                    self.trackers.retain(|_, tracker| !tracker.expire(now));
+                    self.timers.push(Reverse((now + SWEEP, Timer::Sweep)));
+                }
+            }
+        }
+    }
+
+    /// Goes by another view from now on.
+    pub fn set_view(&mut self, view: Arc<View>) {
+        self.view = view;
+    }
+
+    /// Notes how many requests of others are sent something that could be sent more.
+    pub fn set_lanes_busy(&mut self, lanes_busy: usize) {
+        self.lanes_busy = lanes_busy;
+    }
+
+    /// What has happened so far.
+    #[must_use]
+    pub const fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// Nodes that are left alone because they did not answer, and until when.
+    pub fn broken(&self, now: Moment) -> impl Iterator<Item = (NodeId, Moment)> {
+        self.breakers.open(now)
+    }
+
+    fn timer(&mut self, at: Moment, timer: Timer) {
+        self.timers.push(Reverse((at, timer)));
+    }
+}
