@@ -49,6 +49,8 @@ enum Kind {
 /// Where the bytes come from.
 enum Parts {
     Stream(ObjectStream),
+    /// For another node.
+    Copies(Copies),
     /// Sent in place of what goes through the body.
     File {
         pieces: FilePieces,
@@ -56,7 +58,11 @@ enum Parts {
     },
 }
 
-type FilePieces = Pin<Box<dyn Stream<Item = Result<FilePiece, Error>> + Send>>;
+/// Pieces of files, one after the other.
+pub(super) type FilePieces = Pin<Box<dyn Stream<Item = Result<FilePiece, Error>> + Send>>;
+
+/// Bytes of files, one piece after the other.
+pub(super) type Copies = Pin<Box<dyn Stream<Item = Result<Bytes, Error>> + Send>>;
 
 impl Parts {
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Data, Error>>> {
@@ -64,6 +70,7 @@ impl Parts {
             Self::Stream(stream) => {
                 stream.as_mut().poll_next(context).map_ok(Data::from).map_err(Error::from)
             }
+            Self::Copies(stream) => stream.as_mut().poll_next(context).map_ok(Data::from),
             Self::File { pieces, lane } => {
                 let polled = pieces.as_mut().poll_next(context);
                 polled.map_ok(|piece| lane.send(piece))
@@ -81,6 +88,9 @@ pub enum Error {
     /// A file could not be read.
     #[error("a file could not be read")]
     File(#[from] io::Error),
+    /// What is on its way to this node and from here to another one has come to an end.
+    #[error("this node did not get the rest")]
+    Source(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
 impl Body {
@@ -122,6 +132,16 @@ impl Body {
             (bytes, _) => Parts::Stream(bytes.into_stream().await?),
         };
         Ok(Self::of(parts, length_bytes))
+    }
+
+    /// As many bytes as `length_bytes` of files, past this process.
+    pub(super) fn files(pieces: FilePieces, length_bytes: u64, lane: FileLane) -> Self {
+        Self::of(Parts::File { pieces, lane }, length_bytes)
+    }
+
+    /// As many bytes as `length_bytes` of files, through this process.
+    pub(super) fn copies(copies: Copies, length_bytes: u64) -> Self {
+        Self::of(Parts::Copies(copies), length_bytes)
     }
 
     fn of(parts: Parts, length_bytes: u64) -> Self {

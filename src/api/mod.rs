@@ -14,6 +14,8 @@ mod listener;
 mod location;
 mod manifest;
 mod metrics;
+mod part;
+mod peers;
 mod range;
 mod referrers;
 mod request;
@@ -33,6 +35,8 @@ pub use body::Body;
 pub use config::Config;
 pub use dispatch::Face;
 pub use listener::{Limits, Listener, Service};
+pub use part::{PartError, PartStream};
+pub use peers::{PEER_LIMITS, PeerFace, PeerHandler};
 pub use sendfile::Data;
 pub use tls::{Certificates, Handshakes, TlsConfig, TlsError, Transport};
 

@@ -122,7 +122,7 @@ impl Certificates {
     /// TLS with whatever certificate is in use when a connection begins.
     #[must_use]
     pub fn transport(&self) -> Transport {
-        Transport::Tls(Handshakes(self.in_use.subscribe()))
+        Transport::tls(self.in_use.subscribe())
     }
 
     /// Has new connections get a new certificate within a minute after its files are there, until `shutdown`.
@@ -191,6 +191,14 @@ pub enum Transport {
     Plain,
     /// With a TLS handshake.
     Tls(Handshakes),
+}
+
+impl Transport {
+    /// TLS with whatever is `in_use` when a connection begins.
+    #[must_use]
+    pub const fn tls(in_use: watch::Receiver<Arc<ServerConfig>>) -> Self {
+        Self::Tls(Handshakes(in_use))
+    }
 }
 
 /// What handshakes are made with. Cloning shares it.

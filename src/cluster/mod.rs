@@ -7,6 +7,7 @@ pub mod exchange;
 mod item;
 mod node;
 mod view;
+pub mod wire;
 
 pub use item::Item;
 pub use node::{InvalidNodeId, NodeId, Peer};
