@@ -30,6 +30,8 @@ mod manifest;
 mod name;
 #[path = "../fuzz/checks/pattern.rs"]
 mod pattern;
+#[path = "../fuzz/checks/peer_request.rs"]
+mod peer_request;
 #[path = "../fuzz/checks/quota.rs"]
 mod quota;
 #[path = "../fuzz/checks/range.rs"]
@@ -66,6 +68,7 @@ replay_each! {
     manifests_hold: "manifest" => manifest::check;
     names_hold: "name" => |seed| name::check(text(seed));
     patterns_hold: "pattern" => |seed| pattern::check(text(seed));
+    peer_requests_hold: "peer_request" => |seed| peer_request::check(text(seed));
     quotas_hold: "quota" => |seed| quota::check(text(seed));
     ranges_hold: "range" => |seed| range::check(text(seed));
     routes_hold: "route" => |seed| route::check(text(seed));
