@@ -1,7 +1,10 @@
 //! Links: the small objects that make content part of a repository.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -48,6 +51,8 @@ impl LinkKind {
 pub(super) struct Links {
     storage: SharedStorage,
     known: Cache<Entry, Digest>,
+    /// Counts removals: what was learnt or written while one was under way may be gone.
+    removals: AtomicU64,
     /// Where each reading is a request, those who want the same link at the same time share one.
     readings: Option<Readings>,
 }
@@ -68,7 +73,7 @@ impl Links {
                 Some(NextFlight::new("read a link", tasks.clone(), READING_PATIENCE))
             }
         };
-        Self { storage, known, readings }
+        Self { storage, known, removals: AtomicU64::new(0), readings }
     }
 
     /// The digest under which the linked content is stored, which may differ from the one it is linked by;
@@ -90,11 +95,25 @@ impl Links {
     /// Reads a link, and believes it from now on if it is there.
     async fn learn(&self, entry: Entry) -> Result<Option<Digest>, Error> {
         let (kind, name, digest) = &entry;
+        let removals = self.removals();
         let stored = self.read(&kind.key(name, digest)).await?;
         if let Some(stored) = stored {
-            self.known.insert(entry, stored);
+            self.believe(entry, stored, removals);
         }
         Ok(stored)
+    }
+
+    /// Believes a link that was there after so many removals.
+    fn believe(&self, entry: Entry, stored: Digest, removals: u64) {
+        self.known.insert(entry.clone(), stored);
+        if self.removals() != removals {
+            // It may be this one that was removed, and forgotten before it was known.
+            self.known.invalidate(&entry);
+        }
+    }
+
+    fn removals(&self) -> u64 {
+        self.removals.load(Ordering::SeqCst)
     }
 
     /// What the link at `key` points to. A broken one points nowhere, as if it were missing: pushing again
@@ -132,14 +151,21 @@ impl Links {
         name: &RepositoryName,
         digest: &Digest,
     ) -> Result<(), Error> {
+        let removals = self.removals();
         self.write(&kind.key(name, digest), digest).await?;
-        self.known.insert((kind, name.clone(), *digest), *digest);
+        self.believe((kind, name.clone(), *digest), *digest, removals);
         Ok(())
     }
 
     /// Writes a link at any key.
     pub(super) async fn write(&self, key: &Key, digest: &Digest) -> Result<(), Error> {
         Ok(self.storage.put(key, Bytes::from(digest.to_string())).await?)
+    }
+
+    /// Believes a link no more, nor what is being learnt of it.
+    fn forget(&self, entry: &Entry) {
+        self.removals.fetch_add(1, Ordering::SeqCst);
+        self.known.invalidate(entry);
     }
 
     /// Takes content out of a repository; says whether it was in it.
@@ -152,7 +178,7 @@ impl Links {
         let key = kind.key(name, digest);
         let existed = self.read(&key).await?.is_some();
         self.storage.delete(std::slice::from_ref(&key)).await?;
-        self.known.invalidate(&(kind, name.clone(), *digest));
+        self.forget(&(kind, name.clone(), *digest));
         Ok(existed)
     }
 }

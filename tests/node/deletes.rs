@@ -1,10 +1,14 @@
 //! Deleting tags, manifests and blobs (end-9, end-10).
 
+use std::time::Duration;
+
 use crate::{
     content::{
         CONFIG, describe, image, pattern, sha256, sha512, small_index, text, unknown_digest,
     },
     node::{Backend, TestNode},
+    raw::eventually,
+    s3_server::{Action, Injection},
 };
 
 on_both_backends! {
@@ -143,6 +147,25 @@ async fn a_deletion_is_seen_at_once_whatever_was_read_before(backend: Backend) {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_learnt_before_a_deletion_is_not_believed_after_it() {
+    let pusher = TestNode::start(Backend::S3, "").await;
+    let digest = pusher.push_blob("a", &pattern(100, 1)).await;
+    let (node, blob) = (pusher.sibling().await, format!("/v2/a/blobs/{digest}"));
+    node.s3().take_requests();
+    // The link is read before the deletion, which waits for a second at most, and the answer comes after it.
+    let slow = Injection::new(Action::DelayAnswer(Duration::from_secs(3)));
+    node.s3().inject(slow.on("/_layers/").times(1));
+    let early = tokio::spawn(node.head(&blob).send());
+    let is_link = |line: &String| line.contains("/_layers/");
+    let begun = || async { node.s3().take_requests().iter().any(is_link).then_some(()) };
+    eventually("the link is read", begun).await;
+    node.delete(&blob).expect(202).await;
+    assert!(!early.is_finished(), "it was to come after the deletion");
+    early.await.unwrap();
+    assert_eq!(node.status_of(&blob).await, 404);
+}
+
 async fn a_deletion_is_believed_elsewhere_in_time(backend: Backend) {
     let node = TestNode::start(backend, "registry: {known_for: 100ms}").await;
     let other = node.sibling().await;
@@ -157,7 +180,7 @@ async fn a_deletion_is_believed_elsewhere_in_time(backend: Backend) {
     // Tags are never believed.
     assert_eq!(other.status_of(TAG).await, 404);
     for target in [&by_digest, &blob] {
-        crate::raw::eventually("the other node looks again", || async {
+        eventually("the other node looks again", || async {
             (other.status_of(target).await == 404).then_some(())
         })
         .await;
