@@ -11,6 +11,7 @@ mod manifests;
 mod metrics;
 mod mirror;
 mod ordered;
+mod pieces;
 mod place;
 mod purge;
 mod reaper;

@@ -5,7 +5,11 @@ use std::{sync::Arc, time::Duration};
 use moka::future::Cache;
 use tokio::sync::{Mutex, MutexGuard, watch};
 
-use crate::{content::BlobHash, oci::UploadId, storage::Piece};
+use crate::{
+    content::BlobHash,
+    oci::UploadId,
+    storage::{Key, Piece},
+};
 
 /// Sessions remembered at once, about 500 bytes each. One that is forgotten is read back from storage and
 /// costs hashing its pieces again.
@@ -21,12 +25,20 @@ pub(super) struct Session {
     pub(super) pieces: Vec<Piece>,
     /// The hash over all of it, if this process saw all of it pass.
     pub(super) hash: Option<BlobHash>,
+    /// What was seen beside it, of connections that were given up: to be deleted with it.
+    pub(super) strays: Vec<Key>,
 }
 
 impl Session {
     /// A session in which nothing is stored, with a hash over nothing.
     pub(super) const fn empty(hash: BlobHash) -> Self {
-        Self { pieces: Vec::new(), hash: Some(hash) }
+        Self { pieces: Vec::new(), hash: Some(hash), strays: Vec::new() }
+    }
+
+    /// Everything that is stored of it, as far as this process knows.
+    pub(super) fn keys(self) -> Vec<Key> {
+        let pieces = self.pieces.into_iter().map(|piece| piece.key);
+        pieces.chain(self.strays).collect()
     }
 
     /// Bytes stored.

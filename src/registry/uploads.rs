@@ -18,6 +18,7 @@ use bytes::Bytes;
 use super::{
     Error, Repository,
     links::LinkKind,
+    pieces::StoredPieces,
     session::{Session, Slot},
 };
 use crate::{
@@ -83,7 +84,7 @@ impl Repository {
         let mut unknown = None;
         let mut guard = slot.look();
         let known = guard.as_deref_mut().unwrap_or(&mut unknown);
-        let session = self.session_at(known, UploadPosition { offset: None, ..position }).await?;
+        let session = self.session_at(known, position, None).await?;
         Ok(UploadStatus { id: position.id, offset: session.offset() })
     }
 
@@ -127,12 +128,12 @@ impl Repository {
         chunk: Chunk,
     ) -> Result<(), Error> {
         let slot = match self.upload_slot(position).await {
-            Err(error) => return self.already_finished(digest, error).await,
+            Err(error) => return self.already_finished(position, digest, error).await,
             Ok(slot) => slot,
         };
         let mut known = slot.take_over().await;
         let mut session = match self.session_for(&mut known, position, chunk.range.as_ref()).await {
-            Err(error) => return self.already_finished(digest, error).await,
+            Err(error) => return self.already_finished(position, digest, error).await,
             Ok(session) => session,
         };
         let chunk = Chunk { body: until(chunk.body, slot.taken_over()), ..chunk };
@@ -141,27 +142,40 @@ impl Repository {
         } else {
             self.finish_pieces(position.id, &mut session, (digest, chunk)).await
         };
-        let leftovers: Vec<Key> = session.pieces.iter().map(|piece| piece.key.clone()).collect();
-        *known = Some(session);
+        let is_gone = matches!(&finished, Err(Error::Storage(error)) if error.is_not_found());
+        if is_gone {
+            let error = self.learn_anew(&mut known, position).await;
+            if matches!(error, Error::UploadUnknown) {
+                self.registry.reaper.remove(session.keys());
+            }
+            return self.already_finished(position, digest, error).await;
+        }
+        *known = Some(session.clone());
         finished?;
         self.registry.links.add(LinkKind::Layer, &self.name, digest).await?;
         self.registry.sessions.end(&position.id).await;
-        self.registry.reaper.remove(leftovers);
+        self.registry.reaper.remove(session.keys());
         Ok(())
     }
 
     /// What `error` means to a client that ends its upload once more, because the answer to the first time
     /// was lost.
-    async fn already_finished(&self, digest: &Digest, error: Error) -> Result<(), Error> {
-        match error {
-            // After a restart a finished session looks like one that has not begun.
-            Error::UploadUnknown | Error::UploadOffset { offset: 0 }
-                if self.stat_blob(digest).await.is_ok() =>
-            {
-                Ok(())
+    async fn already_finished(
+        &self,
+        position: UploadPosition,
+        digest: &Digest,
+        error: Error,
+    ) -> Result<(), Error> {
+        let may_be = match &error {
+            Error::UploadUnknown => true,
+            // After a restart a finished session looks like one that has not begun, and while its pieces are being
+            // deleted like one that has lost some.
+            Error::UploadOffset { offset } => {
+                *offset == 0 || position.offset.is_some_and(|stored| stored > *offset)
             }
-            error => Err(error),
-        }
+            _ => false,
+        };
+        if may_be && self.stat_blob(digest).await.is_ok() { Ok(()) } else { Err(error) }
     }
 
     /// Stores a blob that comes in one request with its digest.
@@ -183,12 +197,11 @@ impl Repository {
     pub async fn cancel_upload(&self, position: UploadPosition) -> Result<(), Error> {
         let slot = self.upload_slot(position).await?;
         let mut known = slot.take_over().await;
-        let session =
-            self.session_at(&mut known, UploadPosition { offset: None, ..position }).await?;
+        let session = self.session_at(&mut known, position, None).await?;
         // For the other processes, which would take the bare identity for a new session.
         self.registry.storage.put(&layout::upload_cancelled(&position.id), Bytes::new()).await?;
         self.registry.sessions.end(&position.id).await;
-        self.registry.reaper.remove(session.pieces.into_iter().map(|piece| piece.key).collect());
+        self.registry.reaper.remove(session.keys());
         Ok(())
     }
 
@@ -208,8 +221,7 @@ impl Repository {
         range: Option<&Range<u64>>,
     ) -> Result<Session, Error> {
         let claimed = range.map(|range| range.start).or(position.offset);
-        let session =
-            self.session_at(known, UploadPosition { offset: claimed, ..position }).await?;
+        let session = self.session_at(known, position, claimed).await?;
         let offset = session.offset();
         let agrees = |claim: u64| claim == offset;
         if claimed.is_none_or(agrees) && position.offset.is_none_or(agrees) {
@@ -219,41 +231,52 @@ impl Repository {
         }
     }
 
-    /// The session, from memory if that agrees with the offset in `position`, else from storage.
+    /// The session, from memory if it ends there at `claimed`, else from storage.
     async fn session_at(
         &self,
         known: &mut Option<Session>,
         position: UploadPosition,
+        claimed: Option<u64>,
     ) -> Result<Session, Error> {
         // Another request may have ended it while this one waited for the slot.
         if self.registry.sessions.has_ended(&position.id).await {
             return Err(Error::UploadUnknown);
         }
-        match (&*known, position.offset) {
+        match (&*known, claimed) {
             (Some(session), Some(claimed)) if session.offset() == claimed => {
                 return Ok(session.clone());
             }
             _ => {}
         }
-        let pieces = self.stored_pieces(&position.id).await?;
-        if let Some(session) = &*known
-            && session.pieces == pieces
-        {
-            return Ok(session.clone());
+        let stored = self.stored_pieces(&position.id).await?;
+        let mut session = stored.session(claimed, known.as_ref());
+        if session.pieces.is_empty() {
+            if position.offset.is_some_and(|offset| offset > 0) {
+                // There was something, or the URL would not say so: another process has ended the session.
+                return Err(Error::UploadUnknown);
+            }
+            session.hash = Some(self.begin_hash(position.id.algorithm()));
         }
-        let empty = self.empty_session(position.id.algorithm());
-        let session = if pieces.is_empty() { empty } else { Session { pieces, hash: None } };
         *known = Some(session.clone());
         Ok(session)
     }
 
-    /// The pieces of a session in storage, as far as they join up. Where two begin at one offset, because
-    /// two processes took the same chunk, the longer one is it.
-    async fn stored_pieces(&self, id: &UploadId) -> Result<Vec<Piece>, Error> {
+    /// What to say of a session whose pieces are not where this process knew them: another one has ended it, or has
+    /// taken another way.
+    async fn learn_anew(&self, known: &mut Option<Session>, position: UploadPosition) -> Error {
+        *known = None;
+        match self.session_at(known, position, None).await {
+            Ok(session) if session.pieces.is_empty() => Error::UploadUnknown,
+            Ok(session) => Error::UploadOffset { offset: session.offset() },
+            Err(error) => error,
+        }
+    }
+
+    /// Everything stored of a session.
+    async fn stored_pieces(&self, id: &UploadId) -> Result<StoredPieces, Error> {
         let folder = layout::upload(id);
         let mut query = ListQuery::children(1000);
-        let mut pieces: Vec<Piece> = Vec::new();
-        let mut offset = 0;
+        let mut pieces = StoredPieces::default();
         loop {
             let page = self.registry.storage.list(&folder, query.clone()).await?;
             for entry in &page.entries {
@@ -261,18 +284,9 @@ impl Repository {
                 if name == layout::CANCELLED {
                     return Err(Error::UploadUnknown);
                 }
-                let piece = Piece { key: folder.join(name), size_bytes: meta.size_bytes };
                 let Some(start) = layout::upload_piece_offset(name) else { continue };
-                let replaces = pieces.last().is_some_and(|last| {
-                    start + last.size_bytes == offset && last.size_bytes < piece.size_bytes
-                });
-                if replaces {
-                    pieces.pop();
-                } else if start != offset {
-                    continue;
-                }
-                offset = start + piece.size_bytes;
-                pieces.push(piece);
+                let size_bytes = meta.size_bytes;
+                pieces.push(start, Piece { key: folder.join(name), size_bytes });
             }
             match page.entries.last() {
                 Some(last) if page.more => query = query.after(last.sort_key()),
@@ -304,12 +318,26 @@ impl Repository {
         {
             return Err(Error::UploadLength { announced, received: size_bytes });
         }
+        if end.is_err() && size_bytes > 0 && !self.is_still_at(&id, session).await? {
+            // Dropping the writer leaves nothing of what came.
+            return Ok(end?);
+        }
         if size_bytes > 0 {
             writer.commit().await?;
             session.pieces.push(Piece { key, size_bytes });
             session.hash = seen_all.then_some(hash);
         }
         Ok(end?)
+    }
+
+    /// Whether nobody has gone on with the session through another process, or ended it. Asked where a connection has
+    /// broken, perhaps long after its client had given it up.
+    async fn is_still_at(&self, id: &UploadId, session: &Session) -> Result<bool, Error> {
+        match self.stored_pieces(id).await {
+            Ok(stored) => Ok(stored.hold(&session.pieces) && !stored.go_on_from(session.offset())),
+            Err(Error::UploadUnknown) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     async fn store_whole(&self, digest: &Digest, chunk: Chunk) -> Result<(), Error> {

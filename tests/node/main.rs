@@ -56,6 +56,7 @@ mod s3_requests;
 #[path = "../support/s3_server.rs"]
 mod s3_server;
 mod sessions;
+mod sessions_on_nodes;
 mod tags;
 mod tls;
 mod uploads_purge;
