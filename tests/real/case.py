@@ -15,6 +15,8 @@ class Case(unittest.TestCase):
     driver = None
     # On which drivers this group makes sense.
     drivers = DRIVERS
+    # More of Millpond's section `registry`.
+    registry_settings = {}
     maxDiff = None
 
     @classmethod
@@ -42,7 +44,7 @@ class Case(unittest.TestCase):
     def serve(cls, store, name=None):
         """A registry that serves `store` until the group is done."""
         kind = BY_NAME[name or cls.shared.registry]
-        registry = kind(store, cls.new_folder("registry"))
+        registry = kind(store, cls.new_folder("registry"), cls.registry_settings)
         cls.start(registry)
         return registry
 

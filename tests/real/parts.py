@@ -42,6 +42,9 @@ GO_PROGRAMS = {
     "regctl": ("github.com/regclient/regclient/cmd/regctl", "v0.11.7"),
     "helm": ("helm.sh/helm/v4/cmd/helm", "v4.3.1"),
     "registry": ("github.com/distribution/distribution/v3/cmd/registry", "v3.1.1"),
+    # The specification's own program. It has no releases: this is the state of a day.
+    "conformance": ("github.com/opencontainers/distribution-spec/conformance",
+                    "v0.0.0-20260831232431-97274622c111"),
 }
 # Built from a module of its own beside this file (see oras/pin.go).
 GO_MODULES = {"oras": ("oras.land/oras/cmd/oras", "v1.2.3")}
