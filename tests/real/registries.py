@@ -25,13 +25,17 @@ class Registry:
         self.address = f"127.0.0.1:{free_port()}"
         self.admin_address = f"127.0.0.1:{free_port()}"
         self.configuration = folder / f"{self.name}.yml"
-        # JSON is YAML too, and needs no library to write.
-        self.configuration.write_text(json.dumps(self.settings(), indent=2), encoding="utf-8")
+        self.write(self.settings())
         self._daemon = Daemon(self.name, self.command(), folder, self.environment())
 
     def settings(self):
         """The whole configuration file, as data."""
         raise NotImplementedError
+
+    def write(self, settings):
+        """Writes its configuration file, which it reads when it starts."""
+        # JSON is YAML too, and needs no library to write.
+        self.configuration.write_text(json.dumps(settings, indent=2), encoding="utf-8")
 
     def command(self):
         """The command line that serves."""

@@ -44,7 +44,7 @@ class UnexpectedAnswer(Exception):
 
 
 class Request:
-    """A request under way, whose body is sent piece by piece."""
+    """A request under way, whose body is sent piece by piece; without a length, in chunks."""
 
     def __init__(self, address, method, target, length, headers):
         self.text = f"{method} {target}"
@@ -52,11 +52,20 @@ class Request:
         self._connection.putrequest(method, target, skip_accept_encoding=True)
         for name, value in headers.items():
             self._connection.putheader(name, value)
-        self._connection.putheader("Content-Length", str(length))
+        # Bytes of the body so far.
+        self.sent = 0
+        self._is_chunked = length is None
+        if self._is_chunked:
+            self._connection.putheader("Transfer-Encoding", "chunked")
+        else:
+            self._connection.putheader("Content-Length", str(length))
         self._connection.endheaders()
 
     def send(self, data):
-        """Sends some bytes of the body."""
+        """Sends some bytes of the body; of a body in chunks, the end if there are none."""
+        self.sent += len(data)
+        if self._is_chunked:
+            data = b"%x\r\n%b\r\n" % (len(data), data)
         try:
             self._connection.send(data)
         except (BrokenPipeError, ConnectionResetError):
@@ -89,7 +98,7 @@ class Client:
         return self.begin(method, target, len(data), **headers).send(data).answer()
 
     def begin(self, method, target, length, **headers):
-        """A request with a body of `length` bytes, of which nothing has been sent yet."""
+        """A request with a body of `length` bytes, or of any, of which nothing has been sent yet."""
         target = target.removeprefix(f"http://{self.address}")
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         return Request(self.address, method, target, length, named)

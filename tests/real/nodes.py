@@ -1,0 +1,53 @@
+"""Several Millponds on one bucket, and a load balancer before them."""
+
+import re
+
+from case import Case
+from registries import Millpond
+from round_robin import RoundRobin
+import wire
+
+NODES = 3
+
+
+class Node(Millpond):
+    """A Millpond that has others beside it."""
+
+    def join(self, nodes):
+        """Tells it of all nodes, before it starts."""
+        self.write(self.settings() | self.cluster(nodes))
+
+    def cluster(self, _nodes):
+        """More sections of its configuration. Nodes share nothing but the bucket yet."""
+        return {}
+
+
+class NodesCase(Case):
+    """Tests of several nodes; `self.client` speaks to the load balancer, `self.clients` to each node."""
+
+    drivers = ("minio",)
+
+    @classmethod
+    def setUpClass(cls):
+        cls.store = cls.new_store()
+        cls.images = cls.shared.images
+        cls.nodes = [Node(cls.store, cls.new_folder("node"), cls.registry_settings)
+                     for _ in range(NODES)]
+        for node in cls.nodes:
+            node.join(cls.nodes)
+            cls.start(node)
+        # What the report quotes when a test fails.
+        cls.registry = cls.nodes[0]
+        cls.clients = [wire.Client(node.address) for node in cls.nodes]
+        cls.balancer = cls.start(RoundRobin([node.address for node in cls.nodes]))
+        cls.client = wire.Client(cls.balancer.address)
+
+    def check_content(self):
+        """Everything is stored under its own digest; the digests."""
+        bucket, digests = self.store.bucket, set()
+        for key in bucket.objects("docker/registry/v2/blobs/"):
+            algorithm, hashed = re.fullmatch(r".*/blobs/(\w+)/../(\w+)/data", key).groups()
+            digest = wire.digest_of(bucket.read(key), algorithm)
+            self.assertEqual(digest, f"{algorithm}:{hashed}")
+            digests.add(digest)
+        return digests
