@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    api, cache, registry,
+    api, cache, cluster, registry,
     runtime::{ByteSize, Environment, Section, Settings, SettingsError},
     storage, telemetry, upstream,
 };
@@ -34,6 +34,8 @@ pub struct Config {
     pub memory: MemoryConfig,
     /// Section `cache`.
     pub cache: cache::Config,
+    /// Section `cluster`.
+    pub cluster: cluster::Config,
     /// List `upstreams`.
     pub upstreams: upstream::Config,
 }
@@ -106,6 +108,7 @@ impl Config {
             registry: registry::Config::read(&mut root.section("registry")),
             memory: MemoryConfig::read(&mut root.section("memory")),
             cache: cache::Config::read(&mut root.section("cache")),
+            cluster: cluster::Config::read(&mut root.section("cluster")),
             upstreams: upstream::Config::read(&mut root),
         };
         config.check_listeners(&root);

@@ -3,12 +3,18 @@
 //! A node that looks for something asks the node that owns it. The owner is the only one that goes to the storage, and
 //! it keeps track of who has what: it serves a few, and refers all others to those.
 
+mod config;
+mod hello;
 pub mod exchange;
 mod item;
+mod name;
 mod node;
 mod view;
 pub mod wire;
 
+pub use config::{Config, Discovery, GossipConfig, TlsFiles, Trust};
+pub use hello::{Hello, NodeState};
 pub use item::Item;
+pub use name::Place;
 pub use node::{InvalidNodeId, NodeId, Peer};
 pub use view::{Epoch, Member, Owners, RANKS, View, Weight};

@@ -2,9 +2,12 @@
 
 use std::{fmt, net::SocketAddr, str::FromStr};
 
+use serde::{Deserialize, Serialize};
+
 /// Names a node for as long as its data is there, also after restarts and at other addresses. Written as 32 hexadecimal
 /// digits.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct NodeId(u128);
 
 /// A text is not the name of a node.
@@ -53,8 +56,22 @@ impl FromStr for NodeId {
     }
 }
 
+impl From<NodeId> for String {
+    fn from(id: NodeId) -> Self {
+        id.to_string()
+    }
+}
+
+impl TryFrom<String> for NodeId {
+    type Error = InvalidNodeId;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
 /// A node and where other nodes reach it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Peer {
     /// Its name.
     pub id: NodeId,

@@ -6,6 +6,8 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::{Item, NodeId, Peer};
 
 /// How much of everything a node owns, compared with others; 0 for a node that owns nothing.
@@ -27,7 +29,8 @@ pub struct Member {
 }
 
 /// Names what a node knows of the others: two nodes with the same epoch agree on the owner of everything.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct Epoch(u64);
 
 impl Epoch {

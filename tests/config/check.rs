@@ -140,7 +140,7 @@ async fn every_problem_is_told_at_once() {
             "  m.yml: api.lisen: no such key; known here: listen, admin, ",
             "  m.yml: storage.s3: give either storage.directory or storage.s3, not both\n",
             "  m.yml: memory.buffers = \"1MiB\": from 16MiB to 1TiB is expected\n",
-            "  m.yml: extra: no such key; known here: log, api, storage, registry, memory, cache, upstreams\n",
+            "  m.yml: extra: no such key; known here: log, api, storage, registry, memory, cache, cluster, upstreams\n",
             "  MILLPOND_API__BODY_TIMEOUT: api.body_timeout = \"soon\": a duration such as ",
         ];
         assert_has(&stderr, &expected);

@@ -17,7 +17,7 @@ impl Environment for SecretFiles {
     }
 
     fn read_file(&self, _path: &Path) -> io::Result<String> {
-        Ok("secret\n".to_owned())
+        Ok("a secret of the tests\n".to_owned())
     }
 }
 

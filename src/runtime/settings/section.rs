@@ -82,6 +82,12 @@ impl<'e> Section<'e> {
         vec![Self::new(path, Node::Branch(values), Rc::clone(&self.state))]
     }
 
+    /// Whether the configuration has a key that was not read yet, be its value accepted or not.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        self.values.contains_key(name)
+    }
+
     /// The value of a key, or its default.
     pub fn get<T: Setting>(&mut self, name: &'static str, default: T) -> T {
         let value = self.read(name).unwrap_or(default);
@@ -115,15 +121,16 @@ impl<'e> Section<'e> {
 
     /// The values of a key that takes several; a single value is a list of one.
     pub fn list<T: Setting>(&mut self, name: &'static str, default: Vec<T>) -> Vec<T> {
-        let values = match self.take(name) {
-            None => default,
-            Some(node) => {
-                node.items().iter().filter_map(|item| self.read_node(name, item)).collect()
-            }
-        };
-        let shown: Vec<String> = values.iter().map(|value| tree::scalar(&value.show())).collect();
-        self.record(name, format!("[{}]", shown.join(", ")));
+        let values = self.read_list(name).unwrap_or(default);
+        self.record_list(name, &values);
         values
+    }
+
+    /// As [`Section::list`], for a key that has no default.
+    pub fn optional_list<T: Setting>(&mut self, name: &'static str) -> Option<Vec<T>> {
+        let values = self.read_list(name)?;
+        self.record_list(name, &values);
+        Some(values)
     }
 
     /// A table whose keys are free, such as headers.
@@ -186,6 +193,16 @@ impl<'e> Section<'e> {
     fn read<T: Setting>(&mut self, name: &'static str) -> Option<T> {
         let node = self.take(name)?;
         self.read_node(name, &node)
+    }
+
+    fn read_list<T: Setting>(&mut self, name: &'static str) -> Option<Vec<T>> {
+        let node = self.take(name)?;
+        Some(node.items().iter().filter_map(|item| self.read_node(name, item)).collect())
+    }
+
+    fn record_list<T: Setting>(&self, name: &str, values: &[T]) {
+        let shown: Vec<String> = values.iter().map(|value| tree::scalar(&value.show())).collect();
+        self.record(name, format!("[{}]", shown.join(", ")));
     }
 
     fn read_node<T: Setting>(&self, name: &str, node: &Node) -> Option<T> {
