@@ -1,12 +1,12 @@
 //! Settings of the cluster.
 
-use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::{
     Weight,
     name::{Place, PlaceOfDns, PlaceWithPort},
 };
-use crate::runtime::{Secret, Section, Setting};
+use crate::runtime::{Secret, Section};
 
 const WEIGHT: usize = 1;
 const WEIGHT_MOST: usize = 100;
@@ -17,6 +17,9 @@ const UPLOADS_MOST: usize = 1024;
 
 /// A shorter secret could be guessed.
 const SECRET_BYTES_LEAST: usize = 16;
+
+/// What stands for a secret where a configuration is shown, which has to be one itself.
+const HIDDEN: &str = "(hidden)";
 
 /// Places that may be listed: more than nodes that make sense in one cluster.
 const PLACES_MOST: usize = 1024;
@@ -155,10 +158,10 @@ impl Given {
         let gossip = section
             .optional_section("gossip")
             .map(|mut gossip| GossipConfig::read(&mut gossip, secret.clone()));
-        let weight = within(section, "weight", 0..=WEIGHT_MOST);
-        let warm_up = within(section, "warm_up", Duration::ZERO..=WARM_UP_MOST);
+        let weight = section.optional_within("weight", 0..=WEIGHT_MOST);
+        let warm_up = section.optional_within("warm_up", Duration::ZERO..=WARM_UP_MOST);
         let tls = section.optional_section("tls").map(|mut tls| read_tls(&mut tls));
-        let uploads = within(section, "uploads", 1..=UPLOADS_MOST);
+        let uploads = section.optional_within("uploads", 1..=UPLOADS_MOST);
         Self { ways, members, dns, gossip, secret, tls, weight, warm_up, uploads }
     }
 
@@ -286,23 +289,10 @@ fn check_count(section: &Section<'_>, key: &str, count: usize) {
     }
 }
 
-fn within<T: Setting + PartialOrd>(
-    section: &mut Section<'_>,
-    name: &'static str,
-    limits: RangeInclusive<T>,
-) -> Option<T> {
-    let value = section.optional::<T>(name);
-    if let Some(wrong) = value.as_ref().filter(|value| !limits.contains(value)) {
-        let (least, most) = (limits.start().show(), limits.end().show());
-        section.problem(name, Some(wrong.show()), format!("from {least} to {most} is expected"));
-    }
-    value
-}
-
 fn read_secret(section: &mut Section<'_>) -> Option<Secret> {
     let secret = section.secret("secret", "secret_file")?;
     let length = secret.expose().len();
-    if length < SECRET_BYTES_LEAST {
+    if length < SECRET_BYTES_LEAST && secret.expose() != HIDDEN {
         let message = format!(
             "at least {SECRET_BYTES_LEAST} bytes are expected, not {length}; openssl rand -base64 32 makes a \
              good one"
@@ -393,8 +383,16 @@ mod tests {
         assert!(!shown.contains(SECRET) && !format!("{config:?}").contains(SECRET), "{shown}");
     }
 
+    /// Expects one problem of each text.
+    fn refused(cases: &[(String, &str)]) {
+        for (text, expected) in cases {
+            let problems = read(&format!("{{{text}}}")).expect_err(text);
+            assert_eq!(problems, [format!("m.yml: cluster.{expected}")], "{text}");
+        }
+    }
+
     #[test]
-    fn what_is_wrong_is_said() {
+    fn what_is_wrong_with_a_value_is_said() {
         let here = "listen: '127.0.0.1:5003'";
         let cases = [
             (
@@ -436,6 +434,14 @@ mod tests {
                 format!("{here}, members: 'a:1', warm_up: 2h"),
                 "warm_up = \"2h\": from 0s to 1h is expected",
             ),
+        ];
+        refused(&cases);
+    }
+
+    #[test]
+    fn a_cluster_without_trust_or_an_address_is_refused() {
+        let here = "listen: '127.0.0.1:5003'";
+        let cases = [
             (
                 "listen: '10.0.0.7:5003', members: 'a:1'".to_owned(),
                 "secret: other machines can reach cluster.listen; give a secret of the cluster, or tls",
@@ -443,10 +449,6 @@ mod tests {
             (
                 format!("{here}, members: 'a:1', secret: too short"),
                 "secret: at least 16 bytes are expected, not 9; openssl rand -base64 32 makes a good one",
-            ),
-            (
-                format!("{here}, members: 'a:1', secret: {SECRET}, secret_file: /f"),
-                "secret: give either secret or secret_file, not both",
             ),
             (
                 format!(
@@ -483,9 +485,6 @@ mod tests {
                 "gossip.seeds: from 1 to 1024 places are expected, not 0",
             ),
         ];
-        for (text, expected) in cases {
-            let problems = read(&format!("{{{text}}}")).expect_err(&text);
-            assert_eq!(problems, [format!("m.yml: cluster.{expected}")], "{text}");
-        }
+        refused(&cases);
     }
 }

@@ -103,20 +103,22 @@ impl<'e> Section<'e> {
         limits: RangeInclusive<T>,
     ) -> T {
         let value = self.get(name, default);
-        if !limits.contains(&value) {
-            let (least, most) = (limits.start().show(), limits.end().show());
-            self.problem(name, Some(value.show()), format!("from {least} to {most} is expected"));
-        }
+        self.check_limits(name, &value, &limits);
         value
     }
 
     /// The value of a key that has no default.
     pub fn optional<T: Setting>(&mut self, name: &'static str) -> Option<T> {
-        let value = self.read::<T>(name);
-        if let Some(value) = &value {
-            self.record(name, tree::scalar(&value.show()));
-        }
-        value
+        self.read::<T>(name).inspect(|value| self.record(name, tree::scalar(&value.show())))
+    }
+
+    /// As [`Section::get_within`], for a key that has no default.
+    pub fn optional_within<T: Setting + PartialOrd>(
+        &mut self,
+        name: &'static str,
+        limits: RangeInclusive<T>,
+    ) -> Option<T> {
+        self.optional(name).inspect(|value| self.check_limits(name, value, &limits))
     }
 
     /// The values of a key that takes several; a single value is a list of one.
@@ -128,9 +130,7 @@ impl<'e> Section<'e> {
 
     /// As [`Section::list`], for a key that has no default.
     pub fn optional_list<T: Setting>(&mut self, name: &'static str) -> Option<Vec<T>> {
-        let values = self.read_list(name)?;
-        self.record_list(name, &values);
-        Some(values)
+        self.read_list(name).inspect(|values| self.record_list(name, values))
     }
 
     /// A table whose keys are free, such as headers.
@@ -188,6 +188,18 @@ impl<'e> Section<'e> {
         let origin = self.variables.get(name).cloned();
         let origin = origin.unwrap_or_else(|| self.state.borrow().file.clone());
         self.report(origin, self.key(name), value, message);
+    }
+
+    fn check_limits<T: Setting + PartialOrd>(
+        &self,
+        name: &str,
+        value: &T,
+        limits: &RangeInclusive<T>,
+    ) {
+        if !limits.contains(value) {
+            let (least, most) = (limits.start().show(), limits.end().show());
+            self.problem(name, Some(value.show()), format!("from {least} to {most} is expected"));
+        }
     }
 
     fn read<T: Setting>(&mut self, name: &'static str) -> Option<T> {
