@@ -50,7 +50,7 @@ http {{
         proxy_cache_lock on;
         proxy_cache_lock_timeout 10m;
         proxy_cache_lock_age 10m;
-        location / {{ proxy_pass http://origin; proxy_cache_valid 200 206 1d; }}
+        location / {{ proxy_pass http://origin; proxy_cache_valid 200 206 1d; {blobs} }}
         location ~ /manifests/ {{
             proxy_pass http://origin;
             proxy_cache_key $uri$http_accept;
@@ -66,8 +66,7 @@ class Upstream:
 
     def __init__(self, programs, scratch, image, bytes_per_second):
         self.server = servers.Server("upstream", scratch)
-        address = f"{servers.HOST}:{self.server.port}"
-        command = [programs.load, "upstream", "--listen", address, *image]
+        command = [programs.load, "upstream", "--listen", self.server.address, *image]
         command += ["--rate", f"{bytes_per_second}B"] if bytes_per_second else []
         self.server.start(command, "/v2/")
 
@@ -163,11 +162,13 @@ def distribution_config(server, upstream):
     return config | {"proxy": {"remoteurl": upstream.url}}
 
 
-def nginx_config(server, upstream):
+def nginx_config(server, upstream, blobs=""):
+    """With what else is to be said of blobs."""
     return NGINX_CONFIG.format(
         folder=server.folder,
-        address=address_of(server.port),
+        address=server.address,
         origin=upstream.url.removeprefix("http://"),
+        blobs=blobs,
         tag_seconds=TAG_SECONDS,
     )
 

@@ -176,18 +176,22 @@ basicConstraints = critical, CA:FALSE
 
 class Server:
     """A running process and the directory it may write to; both are gone after `stop`. With a
-    certificate it speaks TLS only."""
+    certificate it speaks TLS only. It is at a free port of this machine, if no address is given."""
 
-    def __init__(self, name, scratch, certificate=None):
+    def __init__(self, name, scratch, certificate=None, address=None):
         self.name = name
         self.certificate = certificate
+        self.host, self.port = address or (HOST, free_port())
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix=f"{name}-", dir=scratch))
-        self.port = free_port()
         self.process = None
 
     @property
     def url(self):
-        return f"{'https' if self.certificate else 'http'}://{HOST}:{self.port}"
+        return f"{'https' if self.certificate else 'http'}://{self.address}"
+
+    @property
+    def address(self):
+        return f"{self.host}:{self.port}"
 
     @property
     def pid(self):
@@ -256,20 +260,21 @@ class Minio:
 
     bucket = "registry"
 
-    def __init__(self, programs, scratch):
-        self.server = Server("minio", scratch)
+    def __init__(self, programs, scratch, server=None, **extra):
+        self.server = server or Server("minio", scratch)
         data = self.server.folder / "data"
         # A directory that is there when MinIO starts is a bucket.
         (data / self.bucket).mkdir(parents=True)
-        address, console = f"{HOST}:{self.server.port}", f"{HOST}:{free_port()}"
+        addresses = ("--address", self.server.address, "--console-address", f"{HOST}:{free_port()}")
         self.server.start(
-            [programs.paths["minio"], "server", data, "--address", address, "--console-address", console],
+            [programs.paths["minio"], "server", data, *addresses],
             "/minio/health/ready",
             MINIO_ROOT_USER=ACCESS_KEY,
             MINIO_ROOT_PASSWORD=SECRET_KEY,
             MINIO_REGION=REGION,
             MINIO_UPDATE="off",
             MINIO_BROWSER="off",
+            **extra,
         )
 
     def millpond(self):
@@ -309,7 +314,7 @@ class Minio:
             "X-Amz-SignedHeaders": "host",
         }
         query = urllib.parse.urlencode(parameters)
-        host = f"host:{HOST}:{self.server.port}\n"
+        host = f"host:{self.server.address}\n"
         request = "\n".join(["GET", path, query, host, "host", "UNSIGNED-PAYLOAD"])
         text = "\n".join(["AWS4-HMAC-SHA256", moment, scope, hashlib.sha256(request.encode()).hexdigest()])
         key = f"AWS4{SECRET_KEY}".encode()
@@ -380,7 +385,7 @@ def millpond_config(server, storage):
     files = server.certificate
     tls = {"tls": {"cert_file": str(files.file), "key_file": str(files.key_file)}} if files else {}
     return {
-        "api": {"listen": f"{HOST}:{server.port}", "admin": f"{HOST}:{free_port()}", **tls},
+        "api": {"listen": server.address, "admin": f"{HOST}:{free_port()}", **tls},
         "storage": storage.millpond(),
         "upstreams": [],
         "log": {"level": "error", "access": False},
@@ -402,7 +407,7 @@ def distribution_config(server, storage):
             "redirect": {"disable": True},
             "maintenance": {"uploadpurging": {"enabled": False}},
         },
-        "http": {"addr": f"{HOST}:{server.port}", "secret": "benchmark", **tls},
+        "http": {"addr": server.address, "secret": "benchmark", **tls},
     }
 
 

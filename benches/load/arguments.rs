@@ -37,6 +37,8 @@ pub(crate) enum Action {
     Pull(Pull),
     /// Get one object once, whole or in parts.
     Download(Download),
+    /// Pull an image by its tag as soon as standard input ends.
+    Storm(Storm),
 }
 
 /// The registry under load.
@@ -267,6 +269,33 @@ pub(crate) struct Download {
 
     /// Fail when it takes longer than this.
     #[arg(long, default_value_t = 600.0)]
+    pub(crate) seconds: f64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Storm {
+    /// Where the registry listens, such as http://127.0.0.1:5000.
+    #[arg(long)]
+    pub(crate) target: String,
+
+    /// Repository of the image.
+    #[arg(long)]
+    pub(crate) repository: String,
+
+    /// Its tag.
+    #[arg(long, default_value = "latest")]
+    pub(crate) tag: String,
+
+    /// Connections, each with one request in flight; dockerd's default.
+    #[arg(long, default_value_t = 3)]
+    pub(crate) connections: usize,
+
+    /// How often each manifest and blob that failed is asked for again. The report counts it.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) retries: u64,
+
+    /// Leave after so many seconds; the report says so.
+    #[arg(long, default_value_t = 1800.0)]
     pub(crate) seconds: f64,
 }
 

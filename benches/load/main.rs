@@ -4,7 +4,8 @@
 //! (`seed`), and holds a crowd of clients against one server while watching its memory
 //! (`memory`). For mirrors it is both sides: the registry that is mirrored (`upstream`) and the
 //! clients of the mirror (`pull`). It also gets one object once, from a registry or a bucket
-//! (`download`). The scripts beside it start the servers and call it.
+//! (`download`), and is one of the clients of a storm that comes from many places (`storm`). The
+//! scripts beside it start the servers and call it.
 //!
 //! One thread drives every connection: the machine's other cores belong to the server. Its own
 //! CPU time is part of each report, so that a row which measured the client shows it.
@@ -28,6 +29,7 @@ mod push;
 mod report;
 mod row;
 mod sealed;
+mod storm;
 mod upstream;
 
 use anyhow::{Context, Result};
@@ -44,9 +46,9 @@ fn main() -> Result<()> {
         return Ok(());
     };
     // Clients stand for many hosts: with one thread they would be what is measured wherever a server is faster. The
-    // upstream stands for a single line.
+    // upstream stands for a single line, and of a storm's clients there is a process each.
     let mut runtime = match action {
-        Action::Upstream(_) => tokio::runtime::Builder::new_current_thread(),
+        Action::Upstream(_) | Action::Storm(_) => tokio::runtime::Builder::new_current_thread(),
         _ => tokio::runtime::Builder::new_multi_thread(),
     };
     let runtime = runtime.enable_all().build().context("cannot start the runtime")?;
@@ -58,6 +60,7 @@ fn main() -> Result<()> {
             Action::Upstream(arguments) => upstream::run(arguments).await,
             Action::Pull(arguments) => crowd::run(arguments).await,
             Action::Download(arguments) => download::run(arguments).await,
+            Action::Storm(arguments) => storm::run(arguments).await,
         }
     })
 }

@@ -27,6 +27,11 @@ impl Manifest {
     pub(crate) fn new(config: Descriptor, layers: Vec<Descriptor>) -> Self {
         Self { schema_version: 2, media_type: MANIFEST_TYPE.to_owned(), config, layers }
     }
+
+    /// What a client of it pulls: the config and the layers, in their order.
+    pub(crate) fn blobs(&self) -> Vec<&Descriptor> {
+        std::iter::once(&self.config).chain(&self.layers).collect()
+    }
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]

@@ -1,0 +1,206 @@
+"""Hosts of a network that is on this machine only: each is a network namespace with a line of its own.
+
+All lines end at a switch, which is a namespace too. A token bucket at each end of a line limits it: the one
+at the host what it sends, the one at the switch what it gets. Round trips take no time but that in queues.
+
+The switch is three bridges. The origin and whatever is added to the hosts are at the middle one, the two
+halves of the hosts at the others, which reach each other through the middle. Where the middle isolates its
+two joints from each other, the halves are parted, and both reach the origin.
+"""
+
+import ctypes
+import json
+import os
+import re
+import subprocess
+import threading
+
+SUBNET = "10.77.0"
+PREFIX_BITS = 24
+ORIGIN_NUMBER = 254
+MOST_HOSTS = 200
+# How much a line may send at once after a pause, and how long what it cannot send yet may wait.
+BURST, QUEUE = "128kb", "50ms"
+BITS = {"kbit": 10**3, "mbit": 10**6, "gbit": 10**9}
+CLONE_NEWNET = 0x40000000
+CONGESTION_FILE = "/proc/sys/net/ipv4/tcp_congestion_control"
+MIDDLE, HALVES = "middle", ("left", "right")
+
+LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def bits_per_second(text):
+    """A rate as tc writes them, such as 50mbit."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([kmg]bit)", text)
+    if not match:
+        raise ValueError(f"{text!r} is no rate such as 50mbit")
+    return round(float(match[1]) * BITS[match[2]])
+
+
+def ip(*command):
+    """Runs ip, and returns what it prints."""
+    return run("ip", *command)
+
+
+def run(*command):
+    result = subprocess.run([str(each) for each in command], capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        raise SystemExit(f"{' '.join(map(str, command))}: {result.stderr.strip()}")
+    return result.stdout
+
+
+def enter(namespace):
+    """The calling thread, and all threads that it begins, are in the namespace from now on. What other
+    threads do is where it was, and a socket is always where it was made."""
+    descriptor = os.open(f"/run/netns/{namespace}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if LIBC.setns(descriptor, CLONE_NEWNET) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, f"cannot enter {namespace}: {os.strerror(number)}")
+    finally:
+        os.close(descriptor)
+
+
+def inside(namespace, function, *arguments):
+    """Calls the function in the namespace and returns what it returns, or raises what it raises."""
+    outcome = {}
+
+    def call():
+        try:
+            enter(namespace)
+            outcome["value"] = function(*arguments)
+        except BaseException as error:
+            outcome["error"] = error
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    thread.join()
+    if "error" in outcome:
+        raise outcome["error"]
+    return outcome["value"]
+
+
+class Host:
+    """One namespace with its line."""
+
+    def __init__(self, prefix, number, name, rate, bridge):
+        self.number = number
+        self.name = name
+        self.namespace = f"{prefix}{name}"
+        # The same in every network: each has a switch of its own.
+        self.address = f"{SUBNET}.{number}"
+        self.rate = rate
+        self.bridge = bridge
+        self.port = f"port{number}"
+
+    def enter_command(self):
+        """What a command begins with that is to run on the host: it becomes that command."""
+        return ["ip", "netns", "exec", self.namespace]
+
+    def __repr__(self):
+        return self.name
+
+
+class Network:
+    """A switch, the origin and so many hosts. Take it with `with`: nothing is left of it."""
+
+    def __init__(self, origin_rate, rates, congestion, extra_rates=()):
+        if len(rates) + len(extra_rates) > MOST_HOSTS:
+            raise SystemExit(f"no more than {MOST_HOSTS} hosts")
+        self.congestion = congestion
+        self.prefix = f"storm-{os.getpid()}-"
+        self.switch = f"{self.prefix}switch"
+        self.origin = Host(self.prefix, ORIGIN_NUMBER, "origin", origin_rate, MIDDLE)
+        half = (len(rates) + 1) // 2
+        self.hosts = [
+            Host(self.prefix, number, f"host{number}", rate, HALVES[number > half])
+            for number, rate in enumerate(rates, 1)
+        ]
+        self.extras = [
+            Host(self.prefix, number, f"server{number}", rate, MIDDLE)
+            for number, rate in enumerate(extra_rates, len(rates) + 1)
+        ]
+        self.made = []
+
+    def __enter__(self):
+        try:
+            self.make_switch()
+            for host in (self.origin, *self.hosts, *self.extras):
+                self.make_host(host)
+        except BaseException:
+            self.remove()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        self.remove()
+
+    def remove(self):
+        # A line goes with either of its ends.
+        while self.made:
+            subprocess.run(["ip", "netns", "del", self.made.pop()], capture_output=True, check=False)
+
+    def make_namespace(self, name):
+        ip("netns", "add", name)
+        self.made.append(name)
+        ip("-n", name, "link", "set", "lo", "up")
+
+    def make_switch(self):
+        self.make_namespace(self.switch)
+        for bridge in (MIDDLE, *HALVES):
+            self.at_switch("link", "add", bridge, "type", "bridge")
+            self.at_switch("link", "set", bridge, "up")
+        for half in HALVES:
+            here, there = f"{half}-joint", joint(half)
+            self.at_switch("link", "add", here, "type", "veth", "peer", "name", there)
+            for end, bridge in ((here, half), (there, MIDDLE)):
+                self.at_switch("link", "set", end, "master", bridge, "up")
+
+    def make_host(self, host):
+        self.make_namespace(host.namespace)
+        peer = ("peer", "name", host.port, "netns", self.switch)
+        ip("link", "add", "eth0", "netns", host.namespace, "type", "veth", *peer)
+        ip("-n", host.namespace, "addr", "add", f"{host.address}/{PREFIX_BITS}", "dev", "eth0")
+        ip("-n", host.namespace, "link", "set", "eth0", "up")
+        self.at_switch("link", "set", host.port, "master", host.bridge, "up")
+        limit = ("root", "tbf", "rate", f"{host.rate}bit", "burst", BURST, "latency", QUEUE)
+        run("tc", "-n", host.namespace, "qdisc", "add", "dev", "eth0", *limit)
+        run("tc", "-n", self.switch, "qdisc", "add", "dev", host.port, *limit)
+        inside(host.namespace, self.set_congestion)
+
+    def set_congestion(self):
+        with open(CONGESTION_FILE, "w", encoding="ascii") as file:
+            file.write(self.congestion)
+
+    def at_switch(self, *command):
+        return ip("-n", self.switch, *command)
+
+    def cut(self, host):
+        """Nothing reaches the host or leaves it."""
+        self.at_switch("link", "set", host.port, "down")
+
+    def mend(self, host):
+        self.at_switch("link", "set", host.port, "up")
+
+    def part(self):
+        """Nothing goes from one half of the hosts to the other."""
+        self.isolate("on")
+
+    def join(self):
+        self.isolate("off")
+
+    def isolate(self, state):
+        for half in HALVES:
+            self.at_switch("link", "set", "dev", joint(half), "type", "bridge_slave", "isolated", state)
+
+    def sent_bytes(self):
+        """What has come from each host until now, by its number. A packet that a card would have cut into
+        many has one header here, so that this is little more than what was sent in it."""
+        links = {each["ifname"]: each for each in json.loads(self.at_switch("-s", "-j", "link"))}
+        hosts = (self.origin, *self.hosts, *self.extras)
+        return {host.number: links[host.port]["stats64"]["rx"]["bytes"] for host in hosts}
+
+
+def joint(half):
+    """The middle's end of the line to a half."""
+    return f"{half}-middle"
