@@ -13,6 +13,7 @@ import storm_network
 
 BUCKET_PORT, REGISTRY_PORT, SEED_PORT, AUDIT_PORT = 9000, 5000, 5001, 9001
 DIGEST = re.compile(r"sha256(?::|/[0-9a-f]{2}/)([0-9a-f]{64})")
+CONTENT_KINDS = ("manifest", "config", "layers")
 # MinIO tells what it has answered a little later.
 QUIET_SECONDS, QUIET_MOST_SECONDS = 0.3, 5
 
@@ -52,10 +53,13 @@ class Answers:
         return sum(answer.sent_bytes for answer in self.answers)
 
     def most_for_one_object(self):
-        return most(answer.name for answer in self.answers if answer.method == "GET")
+        return most(answer.name for answer in self.contents())
 
     def most_for_one_part(self):
-        return most((answer.name, answer.part) for answer in self.answers if answer.method == "GET")
+        return most((answer.name, answer.part) for answer in self.contents())
+
+    def contents(self):
+        return (answer for answer in self.answers if self.kind(answer) in CONTENT_KINDS)
 
 
 def most(things):
