@@ -124,9 +124,10 @@ def installed(name):
     return home / name
 
 
-def unpacked(package, file):
+def unpacked(package, file, *more):
     """A program of Debian's, whose version is pinned by the release: the machine's own, or the
-    package unpacked into the cache. Not installed: that would start a service."""
+    package unpacked into the cache, with more that it needs. Not installed: that would start a
+    service."""
     found = shutil.which(package, path=os.environ.get("PATH", "") + ":/usr/sbin")
     home = CACHE / f"{package}-debian"
     if found or (home / file).exists():
@@ -136,9 +137,10 @@ def unpacked(package, file):
         # apt downloads as a user of its own, who must be able to write here.
         os.chmod(aside, 0o777)
         subprocess.run(["apt-get", "update", "-qq"], check=True, stdout=subprocess.DEVNULL)
-        subprocess.run(["apt-get", "download", "-qq", package], cwd=aside, check=True, stdout=subprocess.DEVNULL)
-        (archive,) = pathlib.Path(aside).glob("*.deb")
-        subprocess.run(["dpkg-deb", "--extract", archive, f"{aside}/tree"], check=True)
+        command = ["apt-get", "download", "-qq", package, *more]
+        subprocess.run(command, cwd=aside, check=True, stdout=subprocess.DEVNULL)
+        for archive in pathlib.Path(aside).glob("*.deb"):
+            subprocess.run(["dpkg-deb", "--extract", archive, f"{aside}/tree"], check=True)
         shutil.rmtree(home, ignore_errors=True)
         os.rename(f"{aside}/tree", home)
     return home / file
@@ -331,8 +333,13 @@ def cpu_seconds(pid):
     stat = pathlib.Path(f"/proc/{pid}/stat").read_text()
     fields = stat.rpartition(")")[2].split()
     ticks = sum(map(int, fields[CPU_FIELDS]))
-    children = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return ticks / TICKS_PER_SECOND + sum(cpu_seconds(child) for child in children)
+    return ticks / TICKS_PER_SECOND + sum(map(cpu_seconds, children(pid)))
+
+
+def children(pid):
+    """The processes that one has started and not yet awaited, whichever of its threads it was."""
+    files = pathlib.Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for file in files for child in file.read_text().split()]
 
 
 class Memory:

@@ -26,6 +26,8 @@ class Fleet:
     origin = "registry"
     # One server for all hosts, on a host of its own; otherwise each host has one.
     is_shared = False
+    # Whether there must be such a host.
+    needs_extra = False
     program = None
     # What a server needs until it is all it can be.
     settle_seconds = 0
@@ -133,6 +135,7 @@ class Distribution(Fleet):
     """As a mirror, one for all."""
 
     is_shared = True
+    needs_extra = True
     program = "distribution"
 
     def command(self, server):
@@ -144,12 +147,14 @@ class DistributionEach(Distribution):
     """As a mirror, one on each host."""
 
     is_shared = False
+    needs_extra = False
 
 
 class Nginx(Fleet):
     """With a cache of parts that are each fetched once."""
 
     is_shared = True
+    needs_extra = True
     program = "nginx"
 
     def command(self, server):

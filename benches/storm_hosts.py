@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
+import signal
 import socket
 import socketserver
 import subprocess
@@ -41,6 +42,8 @@ class Server(servers.Server):
         """CPU seconds since the begin and the highest resident bytes. Of one that is gone, what it was
         when it went."""
         if self.spent is None:
+            if self.has_ended():
+                raise SystemExit(f"{self.name} on {self.where} has ended:\n{self.log.read_text(errors='replace')[-2000:]}")
             return servers.cpu_seconds(self.pid) - self.cpu_before, highest_resident_bytes(self.pid)
         return self.spent
 
@@ -50,21 +53,24 @@ class Server(servers.Server):
     def leave(self, how):
         """Sends a signal, and does not wait for what comes of it."""
         self.spent = self.measure()
+        self.send(how)
+
+    def send(self, how):
         self.process.send_signal(how)
 
 
 def highest_resident_bytes(pid):
     """Of the process, and of those it has started, as nginx's workers."""
     fields = dict(line.split(":", 1) for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines())
-    children = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return (int(fields["VmHWM"].split()[0]) << 10) + sum(highest_resident_bytes(child) for child in children)
+    own = int(fields["VmHWM"].split()[0]) << 10
+    return own + sum(map(highest_resident_bytes, servers.children(pid)))
 
 
 def stop_all(started):
     """All at once, since each may take a while."""
     for server in started:
         if server.process is not None and not server.has_ended():
-            server.process.terminate()
+            server.send(signal.SIGTERM)
     for server in started:
         server.stop()
 

@@ -8,11 +8,13 @@ halves of the hosts at the others, which reach each other through the middle. Wh
 two joints from each other, the halves are parted, and both reach the origin.
 """
 
+import contextlib
 import ctypes
 import json
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import threading
 
@@ -86,6 +88,14 @@ def inside(namespace, function, *arguments):
     return outcome["value"]
 
 
+def end_all(namespace):
+    """Ends what is left there of servers that ended without what they had started."""
+    found = subprocess.run(["ip", "netns", "pids", namespace], capture_output=True, text=True, check=False)
+    for pid in found.stdout.split():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(pid), signal.SIGKILL)
+
+
 class Host:
     """One namespace with its line."""
 
@@ -144,7 +154,9 @@ class Network:
     def remove(self):
         # A line goes with either of its ends.
         while self.made:
-            subprocess.run(["ip", "netns", "del", self.made.pop()], capture_output=True, check=False)
+            namespace = self.made.pop()
+            end_all(namespace)
+            subprocess.run(["ip", "netns", "del", namespace], capture_output=True, check=False)
 
     def make_namespace(self, name):
         ip("netns", "add", name)
