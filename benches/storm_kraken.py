@@ -69,7 +69,9 @@ class Part(storm_hosts.Server):
         started = descendants(self.pid)
         super().send(how)
         for each in started:
-            os.kill(each, how)
+            # Whose parent was told already may be gone.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(each, how)
 
 
 def descendants(pid):
