@@ -6,6 +6,7 @@ import signal
 import mirrors
 import servers
 import storm_hosts
+import storm_network
 
 PORT, ADMIN_PORT, PEER_PORT, RELAY_PORT = 5000, 5002, 5003, 5004
 CLUSTER_SECRET = "the hosts of a benchmark trust each other"
@@ -131,6 +132,31 @@ def peer_address(host):
     return f"{host.address}:{PEER_PORT}"
 
 
+class Neighbour(Fleet):
+    """A Millpond on each host that has all images, and is asked by the next host: all lines are full, and
+    nobody has to wait for anybody. This is what the network and the clients can do on this machine."""
+
+    program = "millpond"
+
+    def has_own(self):
+        return False
+
+    def target(self, host):
+        return f"http://{self.network.hosts[host.number % len(self.network.hosts)].address}:{PORT}"
+
+    def start_all(self):
+        self.storage = servers.Directory(self.scratch)
+        super().start_all()
+        first = self.hosts()[0]
+        for image in self.plan.images:
+            storm_network.inside(first.namespace, image.push, self.servers[first.number].address)
+
+    def command(self, server):
+        config = servers.merged(servers.millpond_config(server, self.storage), {"api": {"anonymous": "anywhere"}})
+        path = self.write(server, "config.yml", json.dumps(config))
+        return [self.programs.paths[self.program], "serve", "--config", path]
+
+
 class Distribution(Fleet):
     """As a mirror, one for all."""
 
@@ -182,4 +208,5 @@ KINDS = {
     "distribution-each": DistributionEach,
     "nginx": Nginx,
     "nothing": Nothing,
+    "neighbour": Neighbour,
 }

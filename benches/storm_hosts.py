@@ -43,7 +43,8 @@ class Server(servers.Server):
         when it went."""
         if self.spent is None:
             if self.has_ended():
-                raise SystemExit(f"{self.name} on {self.where} has ended:\n{self.log.read_text(errors='replace')[-2000:]}")
+                log = self.log.read_text(errors="replace")[-2000:]
+                raise SystemExit(f"{self.name} on {self.where} has ended:\n{log}")
             return servers.cpu_seconds(self.pid) - self.cpu_before, highest_resident_bytes(self.pid)
         return self.spent
 

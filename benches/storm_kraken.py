@@ -21,7 +21,7 @@ PARTS = ("agent", "origin", "tracker", "build-index")
 REDIS_PACKAGES = ("libjemalloc2", "liblzf1")
 # In this package the server is a link to what it shares its code with.
 REDIS_FILE, LIBRARIES = "usr/bin/redis-check-rdb", "usr/lib/x86_64-linux-gnu"
-AGENT_PEER_PORT, AGENT_PORT = 16001, 16002
+AGENT_PEER_PORT, AGENT_PORT, NGINX_PORT = 16001, 16002, 16000
 ORIGIN_PEER_PORT, ORIGIN_PORT, TRACKER_PORT, INDEX_PORT, REDIS_PORT = 15001, 15002, 15003, 15004, 14001
 # Four times smaller than it comes with, for lines that are far slower than those it is made for.
 PIECE_LENGTH = "1MB"
@@ -91,7 +91,8 @@ class Redis(storm_hosts.Server):
 
 
 class Kraken(storm_fleets.Fleet):
-    """As its example of a cluster sets it up, without TLS and without limits of its own."""
+    """As its example of a cluster sets it up, without TLS and without limits of its own. Clients ask the
+    agent, not its nginx, which gives up a blob of which there is no byte after a minute."""
 
     needs_extra = True
     program = "kraken"
@@ -126,7 +127,7 @@ class Kraken(storm_fleets.Fleet):
         server = Part("agent", self.scratch, host, (servers.HOST, storm_fleets.PORT))
         self.servers[host.number] = server
         flags = ("--peer-ip", host.address, "--peer-port", AGENT_PEER_PORT, "--agent-server-port", AGENT_PORT)
-        flags += ("--agent-registry-port", storm_fleets.PORT)
+        flags += ("--agent-registry-port", NGINX_PORT)
         self.run_part(server, "agent", self.agent_config(server), flags, "/v2/")
 
     def run_part(self, server, part, config, flags, probe):
@@ -207,7 +208,7 @@ class Kraken(storm_fleets.Fleet):
                 "docker": {
                     "version": "0.1",
                     "log": {"level": "error"},
-                    "http": listener(folder),
+                    "http": {"net": "tcp", "addr": server.address},
                 }
             },
         }
