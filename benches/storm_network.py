@@ -64,11 +64,6 @@ def enter(namespace):
         os.close(descriptor)
 
 
-def congestion():
-    """How TCP finds its rate on this machine, and on hosts of which nothing else is said."""
-    return pathlib.Path(CONGESTION_FILE).read_text().strip()
-
-
 def inside(namespace, function, *arguments):
     """Calls the function in the namespace and returns what it returns, or raises what it raises."""
     outcome = {}
@@ -184,8 +179,7 @@ class Network:
         limit = ("root", "tbf", "rate", f"{host.rate}bit", "burst", BURST, "latency", QUEUE)
         run("tc", "-n", host.namespace, "qdisc", "add", "dev", "eth0", *limit)
         run("tc", "-n", self.switch, "qdisc", "add", "dev", host.port, *limit)
-        if self.congestion:
-            inside(host.namespace, self.set_congestion)
+        inside(host.namespace, self.set_congestion)
 
     def set_congestion(self):
         try:
