@@ -174,8 +174,20 @@ class DamagingRelay(Threads):
         self.lock = threading.Lock()
         self.left = self.EVERY_BYTES
         self.damaged = 0
-        redirect = ("-i", "eth0", "-p", "tcp", "--dport", port, "-j", "REDIRECT", "--to-ports", own_port)
-        storm_network.run(*host.enter_command(), "iptables", "-t", "nat", "-A", "PREROUTING", *redirect)
+        self.redirect = ("-i", "eth0", "-p", "tcp", "--dport", port, "-j", "REDIRECT", "--to-ports", own_port)
+
+    def __enter__(self):
+        self.route("-A")
+        return super().__enter__()
+
+    def __exit__(self, *_):
+        super().__exit__()
+        self.route("-D")
+
+    def route(self, change):
+        """What comes from other hosts is led here; what this host sends to itself is not."""
+        command = ("iptables", "-t", "nat", change, "PREROUTING", *self.redirect)
+        storm_network.run(*self.where.enter_command(), *command)
 
     def damage(self, piece):
         with self.lock:

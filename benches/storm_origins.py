@@ -19,7 +19,7 @@ QUIET_SECONDS, QUIET_MOST_SECONDS = 0.3, 5
 
 
 class Answer:
-    """One that the origin has given."""
+    """One that the origin has given. The method is HTTP's, or LIST."""
 
     def __init__(self, method, name, part, sent_bytes):
         self.method = method
@@ -38,13 +38,15 @@ class Answers:
     def kind(self, answer):
         """Of the content that was asked for, otherwise of the request."""
         digest = DIGEST.search(answer.name)
+        if answer.method == "LIST":
+            return "listings"
         if answer.name.startswith("millpond/") or "/millpond/" in answer.name:
             return "Millpond's own"
         if answer.name.endswith("/link"):
             return "links"
         if answer.method == "GET" and digest:
             return self.kind_of.get(f"sha256:{digest[1]}", "others")
-        return {"GET": "others", "HEAD": "others"}.get(answer.method, "writes")
+        return "others" if answer.method in ("GET", "HEAD") else "writes"
 
     def by_kind(self):
         return collections.Counter(self.kind(answer) for answer in self.answers)
@@ -120,12 +122,10 @@ class Audit(storm_hosts.Threads):
 
     def add(self, entry):
         api, headers = entry["api"], entry.get("requestHeader", {})
-        name = api.get("object", "")
-        if not name:
-            name = f"{api.get('name')} {entry.get('requestQuery', {}).get('prefix', '')}"
-        method = {"Get": "GET", "Head": "HEAD", "List": "GET"}.get(re.match(r"[A-Z][a-z]*|", api["name"])[0], "PUT")
+        # Such as GetObject.
+        method = re.match(r"[A-Z]?[a-z]*", api["name"])[0].upper()
         self.last = time.monotonic()
-        self.answers.append(Answer(method, name, headers.get("Range", ""), api.get("tx", 0)))
+        self.answers.append(Answer(method, api.get("object", ""), headers.get("Range", ""), api.get("tx", 0)))
 
     def taken(self):
         began = time.monotonic()
