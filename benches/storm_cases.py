@@ -75,12 +75,12 @@ class Plan:
     def ideal_seconds(self):
         """The least time in which lines let all judged hosts have their images, if every byte leaves the
         origin once and all lines of those that serve are full."""
-        sizes = {host: self.images[number].size_bytes for host, number in self.pulls.items()}
+        sizes = {host: self.images[self.pulls[host]].size_bytes for host in self.judged}
         uploads = [self.rates[host - 1] for host in self.servers] or self.rates
         # Between clients and servers that are others, the origin's line helps nobody.
         all_uploads = sum(uploads) + (0 if self.servers else self.origin_rate)
         bounds = [self.distinct_bytes() / self.origin_rate, sum(sizes.values()) / all_uploads]
-        bounds += [sizes[host] / self.rates[host - 1] for host in self.judged]
+        bounds += [size / self.rates[host - 1] for host, size in sizes.items()]
         return 8 * max(bounds) / GOODPUT
 
 
