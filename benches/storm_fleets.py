@@ -1,6 +1,7 @@
 """The servers that stand between the clients and the origin: Millpond and its rivals."""
 
 import json
+import shutil
 import signal
 
 import mirrors
@@ -9,6 +10,7 @@ import storm_hosts
 import storm_network
 
 PORT, ADMIN_PORT, PEER_PORT, RELAY_PORT = 5000, 5002, 5003, 5004
+METRICS_URL = f"http://{servers.HOST}:{ADMIN_PORT}/metrics"
 CLUSTER_SECRET = "the hosts of a benchmark trust each other"
 # From the start of a node until it owns something.
 WARM_UP_SECONDS = 1
@@ -83,6 +85,13 @@ class Fleet:
             else:
                 self.servers[number].leave({"kill": signal.SIGKILL, "leave": signal.SIGTERM}[event.verb])
 
+    def keep(self, folder, errors):
+        """Saves what servers say of a round, and what clients complain of."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "errors").write_text("".join(f"{error}\n" for error in errors))
+        for name, server in self.servers.items():
+            shutil.copy(server.log, folder / f"{name}.log")
+
     def command(self, server):
         raise NotImplementedError
 
@@ -101,6 +110,13 @@ class Millpond(Fleet):
     @property
     def settle_seconds(self):
         return 0 if self.arguments.no_cluster else 2 * WARM_UP_SECONDS
+
+    def keep(self, folder, errors):
+        super().keep(folder, errors)
+        for number, server in self.servers.items():
+            if not server.has_ended():
+                metrics = storm_network.inside(server.where.namespace, mirrors.fetched, METRICS_URL)
+                (folder / f"{number}.metrics").write_bytes(metrics)
 
     def command(self, server):
         config = servers.merged(self.config(server), self.programs.millpond_config)
