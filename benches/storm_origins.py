@@ -4,6 +4,7 @@ for what."""
 import collections
 import http.server
 import json
+import math
 import re
 import time
 
@@ -19,7 +20,7 @@ QUIET_SECONDS, QUIET_MOST_SECONDS = 0.3, 5
 
 
 class Answer:
-    """One that the origin has given. The method is HTTP's, or LIST."""
+    """One that the origin has given. The method is HTTP's, or LIST; the part is None if nobody knows it."""
 
     def __init__(self, method, name, part, sent_bytes):
         self.method = method
@@ -58,6 +59,8 @@ class Answers:
         return most(answer.name for answer in self.contents())
 
     def most_for_one_part(self):
+        if any(answer.part is None for answer in self.contents()):
+            return math.nan
         return most((answer.name, answer.part) for answer in self.contents())
 
     def contents(self):
@@ -194,4 +197,4 @@ class Registry:
             text = log.read()
         self.read_bytes += len(text)
         lines = self.LINE.findall(text.decode(errors="replace"))
-        return Answers([Answer(method, path, "", int(sent)) for method, path, _, sent in lines], images)
+        return Answers([Answer(method, path, None, int(sent)) for method, path, _, sent in lines], images)
