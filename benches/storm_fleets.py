@@ -85,10 +85,11 @@ class Fleet:
             else:
                 self.servers[number].leave({"kill": signal.SIGKILL, "leave": signal.SIGTERM}[event.verb])
 
-    def keep(self, folder, errors):
-        """Saves what servers say of a round, and what clients complain of."""
+    def keep(self, folder, errors, answers):
+        """Saves what servers say of a round, what the origin answered, and what clients complain of."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "errors").write_text("".join(f"{error}\n" for error in errors))
+        (folder / "answers").write_text(answers.text())
         for name, server in self.servers.items():
             shutil.copy(server.log, folder / f"{name}.log")
 
@@ -111,8 +112,8 @@ class Millpond(Fleet):
     def settle_seconds(self):
         return 0 if self.arguments.no_cluster else 2 * WARM_UP_SECONDS
 
-    def keep(self, folder, errors):
-        super().keep(folder, errors)
+    def keep(self, folder, errors, answers):
+        super().keep(folder, errors, answers)
         for number, server in self.servers.items():
             if not server.has_ended():
                 metrics = storm_network.inside(server.where.namespace, mirrors.fetched, METRICS_URL)

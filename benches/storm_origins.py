@@ -63,6 +63,11 @@ class Answers:
             return math.nan
         return most((answer.name, answer.part) for answer in self.contents())
 
+    def text(self):
+        """One line for each."""
+        lines = ([each.method, each.name, each.part or "", str(each.sent_bytes)] for each in self.answers)
+        return "".join("\t".join(line) + "\n" for line in lines)
+
     def contents(self):
         return (answer for answer in self.answers if self.kind(answer) in CONTENT_KINDS)
 
