@@ -14,6 +14,7 @@ import storm_network
 
 BUCKET_PORT, REGISTRY_PORT, SEED_PORT, AUDIT_PORT = 9000, 5000, 5001, 9001
 DIGEST = re.compile(r"sha256(?::|/[0-9a-f]{2}/)([0-9a-f]{64})")
+ANSWER_TIMEOUT = "1h"
 CONTENT_KINDS = ("manifest", "config", "layers")
 # MinIO tells what it has answered a little later.
 QUIET_SECONDS, QUIET_MOST_SECONDS = 0.3, 5
@@ -90,8 +91,13 @@ class Bucket:
         try:
             server = storm_hosts.Server("minio", self.scratch, self.host, (self.host.address, BUCKET_PORT))
             target = f"http://{servers.HOST}:{AUDIT_PORT}/"
-            told = {"MINIO_AUDIT_WEBHOOK_ENABLE_STORM": "on", "MINIO_AUDIT_WEBHOOK_ENDPOINT_STORM": target}
-            self.storage = servers.Minio(self.programs, self.scratch, server, **told)
+            settings = {
+                "MINIO_AUDIT_WEBHOOK_ENABLE_STORM": "on",
+                "MINIO_AUDIT_WEBHOOK_ENDPOINT_STORM": target,
+                # It cuts off every answer that takes longer, whether bytes go or not; 30 s if not told.
+                "MINIO_IDLE_TIMEOUT": ANSWER_TIMEOUT,
+            }
+            self.storage = servers.Minio(self.programs, self.scratch, server, **settings)
         except BaseException:
             self.audit.__exit__()
             raise
