@@ -113,6 +113,7 @@ impl Config {
         };
         config.check_listeners(&root);
         config.check_buffers(&root);
+        config.check_cluster(&root);
         drop(root);
         Ok(Loaded { config, effective: settings.finish()? })
     }
@@ -132,6 +133,15 @@ impl Config {
                 let key = format!("upstreams.{number}.listen");
                 root.problem(&key, Some(address.to_string()), message);
             }
+        }
+    }
+
+    /// Nodes exchange what they read from a bucket.
+    fn check_cluster(&self, root: &Section<'_>) {
+        let Some(listen) = self.cluster.listen else { return };
+        if matches!(self.storage, storage::Config::Directory { .. }) {
+            let message = "nodes of a cluster have a bucket in common, but storage.s3 is not given";
+            root.problem("cluster.listen", Some(listen.to_string()), message);
         }
     }
 

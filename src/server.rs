@@ -3,11 +3,17 @@
 //! Start: storage, registry, listeners bound, background work, ready. Stop: not ready, no new connections,
 //! the requests under way end within the grace period, then the rest.
 
+mod node;
+
 use std::{collections::BTreeMap, io, net::SocketAddr, sync::Arc};
 
 use crate::{
-    api::{self, Admin, Api, Certificates, Face, Listener, Readiness, Transport},
+    api::{self, Admin, Api, Certificates, Face, Limits, Listener, Readiness, Transport},
     cache::{DiskKeeper, Pond},
+    cluster::{
+        JoinError,
+        wire::{CertificateFault, ShortSecret},
+    },
     config::Config,
     content::ContentStore,
     registry::{self, Registry},
@@ -16,6 +22,7 @@ use crate::{
     telemetry,
     upstream::{self, Upstreams},
 };
+use node::{Node, RunningNode};
 
 /// A daemon whose sockets are bound.
 #[derive(Debug)]
@@ -29,6 +36,7 @@ pub struct Server {
     admin_listener: Listener,
     certificates: Option<Certificates>,
     disk_keeper: Option<DiskKeeper>,
+    node: Option<(Node, ContentStore, ByteBudget)>,
     tasks: Tasks,
     shutdown: Shutdown,
 }
@@ -45,6 +53,15 @@ pub enum Error {
     /// The certificate of the registry cannot be used.
     #[error(transparent)]
     Tls(#[from] api::TlsError),
+    /// The certificate for other nodes cannot be used.
+    #[error("cluster.tls: {0}")]
+    PeerCertificates(#[from] CertificateFault),
+    /// The secret for other nodes cannot be used.
+    #[error("cluster.secret: {0}")]
+    PeerSecret(#[from] ShortSecret),
+    /// The other nodes cannot be looked for.
+    #[error(transparent)]
+    Join(#[from] JoinError),
     /// An address cannot be bound.
     #[error("{address} cannot be listened on: {source}")]
     Bind {
@@ -74,14 +91,17 @@ impl Server {
         let upstreams = Upstreams::new(&config.upstreams, &tasks, &metrics)?;
         let content =
             ContentStore::new(Arc::clone(&shared), config.registry.known_for, tasks.clone());
+        let node = Node::bind(&config, &metrics).await?;
         let (content, disk_keeper) = match &config.storage {
             // What lies in files of this machine is in the kernel's memory already.
             storage::Config::Directory { .. } => (content, None),
             storage::Config::S3(_) => {
                 let (pond, disk_keeper) = Pond::new(&config.cache, &metrics);
-                (content.through(pond, budget), disk_keeper)
+                let neighbours = node.as_ref().map(|node| node.neighbours(&config));
+                (content.through(pond, budget.clone(), neighbours), disk_keeper)
             }
         };
+        let node = node.map(|node| (node, content.clone(), budget));
         let registry =
             Registry::new(config.registry.clone(), content, upstreams, (&tasks, &metrics));
         registry::register_metrics(&registry, &metrics);
@@ -103,6 +123,7 @@ impl Server {
             admin_listener,
             certificates,
             disk_keeper,
+            node,
             tasks,
             shutdown,
         })
@@ -149,13 +170,18 @@ impl Server {
         if let Some(disk_keeper) = self.disk_keeper {
             tasks.spawn("cache on the disk", disk_keeper.run(shutdown.clone()));
         }
+        let node = self.node.map(|(node, content, budget)| node.run(content, budget));
         readiness.serving();
         shutdown.begun().await;
         tracing::info!("stopping: no new connections, waiting for the requests under way");
+        node.iter().for_each(RunningNode::drain);
         // The registry's own tasks end when nobody holds it any more.
         drop(registry);
         let grace = config.api.drain_timeout;
         let cut_off = tasks.finish(grace).await;
+        if let Some(node) = node {
+            node.finish().await;
+        }
         driver.finish(grace).await;
         admin_shutdown.begin();
         admin_tasks.finish(ADMIN_GRACE).await;
@@ -185,7 +211,15 @@ async fn bind(
     transport: Transport,
     config: &Config,
 ) -> Result<Listener, Error> {
-    let listener = Listener::bind(address, transport, config.api.limits).await;
+    bind_with(address, transport, config.api.limits).await
+}
+
+async fn bind_with(
+    address: SocketAddr,
+    transport: Transport,
+    limits: Limits,
+) -> Result<Listener, Error> {
+    let listener = Listener::bind(address, transport, limits).await;
     listener.map_err(|source| Error::Bind { address, source })
 }
 

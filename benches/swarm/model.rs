@@ -474,7 +474,7 @@ impl Model {
             .collect();
         for (attempt, to, item) in progress {
             let here = self.hosts[to].here[item] as u64;
-            self.hosts[to].exchange.progressed(attempt, here);
+            self.hosts[to].exchange.progressed(attempt.item, here);
         }
         for (host, chunk) in arrived {
             self.arrive(host, chunk);

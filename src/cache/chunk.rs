@@ -76,6 +76,22 @@ impl<E: Clone> Chunk<E> {
     }
 }
 
+impl<E> Chunk<E> {
+    /// How many bytes of it can be read now, from its beginning on; `None` if it was there and has gone.
+    #[must_use]
+    pub fn readable_bytes(&self) -> Option<u64> {
+        let progress = match &self.0 {
+            Kind::Complete(block) => return block.upgrade().map(|block| block.len()),
+            Kind::Coming(progress) => progress.borrow(),
+        };
+        match &*progress {
+            Progress::Waiting | Progress::Failed(_) => Some(0),
+            Progress::Partial(_, end) => Some(*end),
+            Progress::Complete(block) => block.upgrade().map(|block| block.len()),
+        }
+    }
+}
+
 type Readable<E> = Result<Option<(Arc<Block>, u64)>, Unfilled<E>>;
 
 fn readable_of<E>(block: &Weak<Block>, offset: u64) -> Readable<E> {

@@ -16,7 +16,7 @@ mod writer;
 pub use arena::{Block, SEGMENT_BYTES};
 pub use chunk::{Chunk, Unfilled};
 pub use config::{Config, DiskConfig};
-pub use disk::DiskKeeper;
+pub use disk::{DiskKeeper, node_id};
 pub use key::{ChunkIndex, ChunkKey, ChunkLayout};
 pub use pond::{Look, Pond, Purpose};
 pub use writer::ChunkWriter;

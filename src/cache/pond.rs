@@ -205,6 +205,20 @@ impl<E: Clone> Pond<E> {
         coming().or_else(|| self.0.remembered(key, Purpose::Reading))
     }
 
+    /// The same without counting as a use of it.
+    #[must_use]
+    pub fn glance(&self, key: &ChunkKey) -> Option<Chunk<E>> {
+        let coming = self.0.coming().get(key).map(|coming| Chunk::coming(coming.progress.clone()));
+        let kept = || self.0.memory.get(key).map(|entry| Chunk::complete(&entry.value().block));
+        coming.or_else(kept)
+    }
+
+    /// Whether all of a chunk is in memory or, as far as is known, on the disk.
+    #[must_use]
+    pub fn has(&self, key: &ChunkKey) -> bool {
+        self.0.memory.contains(key) || self.0.disk.as_ref().is_some_and(|disk| disk.may_have(key))
+    }
+
     /// The length of a blob of which a chunk is on the disk.
     #[must_use]
     pub fn blob_bytes(&self, digest: &Digest) -> Option<u64> {

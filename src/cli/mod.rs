@@ -190,8 +190,13 @@ fn read_files(config: &Config) -> Result<(), server::Error> {
 /// The status with which the daemon that does not start ends, and the check that finds out before.
 const fn exit_status(error: &server::Error) -> u8 {
     match error {
-        server::Error::Tls(_) => EXIT_UNUSABLE,
-        server::Error::Storage(_) | server::Error::Upstreams(_) | server::Error::Bind { .. } => 1,
+        server::Error::Tls(_)
+        | server::Error::PeerCertificates(_)
+        | server::Error::PeerSecret(_) => EXIT_UNUSABLE,
+        server::Error::Storage(_)
+        | server::Error::Upstreams(_)
+        | server::Error::Join(_)
+        | server::Error::Bind { .. } => 1,
     }
 }
 

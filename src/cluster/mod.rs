@@ -4,8 +4,8 @@
 //! it keeps track of who has what: it serves a few, and refers all others to those.
 
 mod config;
-mod hello;
 pub mod exchange;
+mod hello;
 mod item;
 mod members;
 mod name;

@@ -7,15 +7,16 @@ use futures_util::{TryStreamExt, future::join};
 use moka::future::Cache;
 
 use super::{
-    BlobHash, ChunkTable, ContentBytes, Error, Hashed, Received,
+    BlobHash, ChunkTable, ContentBytes, Error, Hashed, Neighbours, Part, Received,
     chunked::Chunked,
     fill::Fills,
     hash::{HASH_BATCH_BYTES, HashPipeline, HashThreads},
 };
 use crate::{
     cache::Pond,
+    cluster::wire::{Answer, Ask},
     oci::{Algorithm, ByteRange, Digest},
-    runtime::{BodyStream, ByteBudget, Tasks},
+    runtime::{BodyStream, ByteBudget, Shutdown, Tasks},
     storage::{self, Opened, Piece, SharedStorage, WriteOptions, layout},
 };
 
@@ -65,13 +66,37 @@ impl ContentStore {
         Self { storage, sizes, hash_threads, fills, chunked: None }
     }
 
-    /// The same, read in chunks through `pond`. Where these cannot be sent from its memory, buffers are paid for
-    /// from `budget`.
+    /// The same, read in chunks through `pond`, which come from `neighbours` too if there are any. Where chunks cannot be
+    /// sent from memory, buffers are paid for from `budget`.
     #[must_use]
-    pub fn through(self, pond: Pond<storage::Error>, budget: ByteBudget) -> Self {
+    pub fn through(
+        self,
+        pond: Pond<storage::Error>,
+        budget: ByteBudget,
+        neighbours: Option<Neighbours>,
+    ) -> Self {
         let (storage, tasks) = (Arc::clone(&self.storage), self.fills.tasks.clone());
-        let chunked = Chunked::new(pond, storage, (budget, tasks, self.hash_threads.clone()));
+        let means = (budget, tasks, self.hash_threads.clone());
+        let chunked = Chunked::new(pond, storage, means, neighbours);
         Self { chunked: Some(Arc::new(chunked)), ..self }
+    }
+
+    /// Answers another node that asks for a part of some content.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any time, and so may what is returned: that ends the answer.
+    pub async fn answer(&self, ask: Ask) -> Answer<Part> {
+        match &self.chunked {
+            Some(chunked) => Arc::clone(chunked).answer(ask).await,
+            None => Answer::Unknown,
+        }
+    }
+
+    /// Takes part in the exchange with other nodes until `shutdown`.
+    pub async fn run_exchange(self, shutdown: Shutdown) {
+        if let Some(chunked) = self.chunked {
+            chunked.run_swarm(shutdown).await;
+        }
     }
 
     /// Where it lies.

@@ -39,7 +39,7 @@ impl ChunkTable {
     }
 
     /// Memory that it takes, or its stored form, about.
-    pub(super) const fn stored_bytes(blob_bytes: u64) -> u64 {
+    pub(in crate::content) const fn stored_bytes(blob_bytes: u64) -> u64 {
         let sums = blob_bytes.div_ceil(SEGMENT_BYTES) + 1;
         (FORMAT.len() + LENGTH_BYTES) as u64 + sums * SUM_BYTES as u64
     }

@@ -36,6 +36,7 @@ mod chunk_faults;
 mod chunk_tables;
 mod chunks;
 mod client;
+mod cluster;
 mod connections;
 mod content;
 mod data_sets;

@@ -216,6 +216,7 @@ pub(crate) fn ask(number: u64) -> Ask {
         hop: 1,
         load: 3,
         avoid: vec![NodeId::new(8)],
+        is_served: true,
         epoch: Epoch::new(0xf),
         blob_bytes: Some(BLOB_BYTES),
         origin: None,

@@ -139,6 +139,12 @@ fn lock_file(path: &Path) -> io::Result<File> {
     }
 }
 
+/// The identity in the folder, which is made if it is not there; a new one if it has none.
+pub(super) fn identity(root: &Path) -> io::Result<String> {
+    fs::create_dir_all(root)?;
+    node_id(root)
+}
+
 /// The identity in the folder; a new one if it has none.
 fn node_id(root: &Path) -> io::Result<String> {
     let path = root.join("node-id");

@@ -205,6 +205,16 @@ impl Disk {
     }
 }
 
+/// Who this node is, as kept with its disk; `None` if there is no disk, or it cannot be used.
+#[must_use]
+pub fn node_id(config: &DiskConfig) -> Option<String> {
+    if config.is_off() {
+        return None;
+    }
+    let identity = folder::identity(&config.path);
+    identity.inspect_err(|error| tracing::warn!(%error, "the node id cannot be kept")).ok()
+}
+
 impl Shared {
     fn leave_out(&self, mark: &DiskMark) {
         mark.unset();

@@ -92,11 +92,9 @@ impl Exchange {
         }
     }
 
-    /// Tells how many bytes of an item are here now, by an attempt.
-    pub fn progressed(&mut self, attempt: Attempt, received: u64) {
-        if let Some(errand) = self.errands.get_mut(&attempt.item)
-            && errand.source.is_some_and(|source| source.number == attempt.number)
-        {
+    /// Tells how many bytes of an item are here now.
+    pub fn progressed(&mut self, item: Item, received: u64) {
+        if let Some(errand) = self.errands.get_mut(&item) {
             errand.received = received;
         }
     }
@@ -131,7 +129,7 @@ impl Exchange {
         }
         match (trouble, source.from) {
             (Trouble::Unknown, None) => self.lose(item, Lost::Unknown, now),
-            (Trouble::Failed, None) => self.lose(item, Lost::Failed, now),
+            (Trouble::Failed, None) | (Trouble::Lost, _) => self.lose(item, Lost::Failed, now),
             _ => self.fruitless(item, now),
         }
         self.begin_fetches(now);

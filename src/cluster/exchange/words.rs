@@ -134,6 +134,8 @@ pub enum Trouble {
     Unknown,
     /// It could not be had, and it is of no use to try again.
     Failed,
+    /// The bytes were wrong, and so may those be that came before: what there is of it was thrown away.
+    Lost,
 }
 
 /// What this node answers to a request.

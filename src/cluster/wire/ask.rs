@@ -5,7 +5,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 
 use super::fields::{self, Fields, InvalidMessage, value};
 use crate::{
-    cluster::{Epoch, Item, NodeId, Peer},
+    cluster::{Epoch, Item, NodeId, Peer, exchange::Role},
     oci::{Digest, RepositoryName},
 };
 
@@ -19,6 +19,9 @@ pub(super) const HELLO: &str = "/v1/hello";
 
 /// How the chunk table is named where a part has its number.
 const TABLE: &str = "table";
+
+/// What is said by who is sent something already.
+const SERVED: &str = "already";
 
 /// Longest name of a call, in bytes.
 const CALL_BYTES: usize = 64;
@@ -74,26 +77,16 @@ impl PartName {
     }
 }
 
-/// What the asked node is believed to be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Role {
-    /// It owns what is asked for: it serves it, gets it, or refers to who has it.
-    Owner,
-    /// A third node says that it has it: it serves it or says at once that it does not.
-    Holder,
+const fn role_name(role: Role) -> &'static str {
+    match role {
+        Role::Owner => "owner",
+        Role::Deputy => "deputy",
+        Role::Holder => "holder",
+    }
 }
 
-impl Role {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Owner => "owner",
-            Self::Holder => "holder",
-        }
-    }
-
-    fn parse(text: &str) -> Option<Self> {
-        [Self::Owner, Self::Holder].into_iter().find(|role| role.name() == text)
-    }
+fn parse_role(text: &str) -> Option<Role> {
+    [Role::Owner, Role::Deputy, Role::Holder].into_iter().find(|role| role_name(*role) == text)
 }
 
 /// Where a blob can be had that no storage has.
@@ -135,6 +128,8 @@ pub struct Ask {
     pub load: u32,
     /// Nodes that are not to be referred to, because they failed. At most [`AVOIDED_MOST`]; further ones are not sent.
     pub avoid: Vec<NodeId>,
+    /// Whether somebody sends it already, so that one is looked for who has more of it.
+    pub is_served: bool,
     /// What the asking node knows of the others.
     pub epoch: Epoch,
     /// Length of the whole blob, if the asking node knows it.
@@ -151,12 +146,15 @@ impl Ask {
     pub(super) fn write(&self, headers: &mut HeaderMap) {
         headers.insert(&fields::FROM, value(fields::peer_text(&self.from)));
         headers.insert(&fields::VIEW, value(self.epoch.to_string()));
-        headers.insert(&fields::ROLE, value(self.role.name()));
+        headers.insert(&fields::ROLE, value(role_name(self.role)));
         headers.insert(&fields::HOP, u16::from(self.hop).into());
         headers.insert(&fields::LOAD, self.load.into());
         if !self.avoid.is_empty() {
             let avoid = self.avoid.iter().take(AVOIDED_MOST).map(NodeId::to_string);
             headers.insert(&fields::AVOID, value(fields::joined(avoid)));
+        }
+        if self.is_served {
+            headers.insert(&fields::SERVED, value(SERVED));
         }
         if let Some(blob_bytes) = self.blob_bytes {
             headers.insert(&fields::BLOB_BYTES, blob_bytes.into());
@@ -172,17 +170,19 @@ impl Ask {
     fn parse(part: PartName, fields: Fields<'_>) -> Result<Self, InvalidMessage> {
         let avoid = |text: &str| fields::list(text, AVOIDED_MOST, fields::node);
         let offset = |text: &str| fields::number(text.strip_prefix("bytes=")?.strip_suffix('-')?);
+        let served = |text: &str| (text == SERVED).then_some(());
         let number = "a number";
         Ok(Self {
             part,
             from: fields.required((&fields::FROM, "<node id>@<address>"), fields::peer)?,
-            role: fields.required((&fields::ROLE, "owner or holder"), Role::parse)?,
+            role: fields.required((&fields::ROLE, "owner, deputy or holder"), parse_role)?,
             offset: fields.optional((&fields::RANGE, "bytes=<number>-"), offset)?.unwrap_or(0),
             hop: fields.required((&fields::HOP, "a number up to 255"), fields::number)?,
             load: fields.required((&fields::LOAD, number), fields::number)?,
             avoid: fields
                 .optional((&fields::AVOID, "at most 16 node ids"), avoid)?
                 .unwrap_or_default(),
+            is_served: fields.optional((&fields::SERVED, SERVED), served)?.is_some(),
             epoch: fields.required((&fields::VIEW, "16 hexadecimal digits"), fields::epoch)?,
             blob_bytes: fields.optional((&fields::BLOB_BYTES, number), fields::number)?,
             origin: fields.optional((&fields::ORIGIN, "<upstream> <repository>"), Origin::parse)?,
@@ -279,14 +279,15 @@ mod tests {
     prop_compose! {
         fn asks()(
             (part, from, origin) in (parts(), peers(), option::of(origins())),
-            role in prop_oneof![Just(Role::Owner), Just(Role::Holder)],
+            role in prop_oneof![Just(Role::Owner), Just(Role::Deputy), Just(Role::Holder)],
             (offset, hop, load, epoch) in any::<(u64, u8, u32, u64)>(),
             avoid in vec(any::<u128>(), 0..=AVOIDED_MOST),
             blob_bytes: Option<u64>,
+            is_served: bool,
         ) -> Ask {
             let avoid = avoid.into_iter().map(NodeId::new).collect();
             let epoch = Epoch::new(epoch);
-            Ask { part, from, role, offset, hop, load, avoid, epoch, blob_bytes, origin }
+            Ask { part, from, role, offset, hop, load, avoid, is_served, epoch, blob_bytes, origin }
         }
     }
 
@@ -345,6 +346,7 @@ mod tests {
             hop: 0,
             load: 0,
             avoid: Vec::new(),
+            is_served: false,
             epoch: Epoch::new(1),
             blob_bytes: None,
             origin: None,

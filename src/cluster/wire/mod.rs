@@ -20,7 +20,7 @@ mod tls;
 mod trust;
 
 pub use answer::{Answer, Answered, CallAnswer, REFERRED_MOST, write_node};
-pub use ask::{AVOIDED_MOST, Ask, Origin, PartKind, PartName, Request, Role};
+pub use ask::{AVOIDED_MOST, Ask, Origin, PartKind, PartName, Request};
 pub use client::{ANSWER_BYTES, PeerClient, QUESTION_BYTES};
 pub use error::Error;
 pub use fields::InvalidMessage;

@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     cache::{ChunkLayout, ChunkWriter, Look, Purpose},
+    cluster::exchange::Need,
     content::{ChunkTable, fill::KEPT_BACK_BYTES},
     oci::{ByteRange, Digest},
     storage::{Error, ObjectMeta, Opened, layout},
@@ -21,6 +22,9 @@ pub(super) type Fill = (Place, ChunkWriter<Error>);
 impl Chunked {
     /// Begins to fill the first chunks, and so learns how long the content is.
     pub(super) async fn open_beginning(self: Arc<Self>, digest: Digest) -> Result<u64, Error> {
+        if let Some(swarm) = &self.swarm {
+            return self.open_with_others(swarm, digest).await;
+        }
         let beginning = ByteRange::Bounded { start: 0, end: ChunkLayout::BEGINNING_BYTES };
         let opened = self.storage.open(&layout::blob(&digest), Some(beginning)).await;
         let Opened { meta: ObjectMeta { size_bytes, .. }, range, bytes } = match opened {
@@ -45,7 +49,9 @@ impl Chunked {
         let source = source.through(bytes.into_stream().await?);
         let chunked = Arc::clone(&self);
         if size_bytes <= ChunkLayout::BEGINNING_BYTES {
-            self.tasks.spawn("fill a short blob", chunked.fill_whole(fills, source));
+            self.tasks.spawn("fill a short blob", async move {
+                let _readers_are_told = chunked.fill_whole(fills, source).await;
+            });
         } else {
             self.tasks.spawn("fill chunks", chunked.fill_checked(fills, source));
         }
@@ -57,7 +63,8 @@ impl Chunked {
         let mut fills: Vec<Fill> = Vec::new();
         let begin = |fills: &mut Vec<Fill>| {
             if !fills.is_empty() {
-                self.tasks.spawn("fill chunks", Arc::clone(self).fill(std::mem::take(fills)));
+                let fills = std::mem::take(fills);
+                self.tasks.spawn("fill chunks", Arc::clone(self).fill(fills, Need::Ahead));
             }
         };
         for place in places {
@@ -74,8 +81,9 @@ impl Chunked {
         begin(&mut fills);
     }
 
-    /// Fills chunks of one blob that follow each other from the disk of this machine, or else from the storage.
-    pub(super) async fn fill(self: Arc<Self>, fills: Vec<Fill>) {
+    /// Fills chunks of one blob that follow each other from the disk of this machine, or else from the storage or other
+    /// nodes.
+    pub(super) async fn fill(self: Arc<Self>, fills: Vec<Fill>, need: Need) {
         let mut missing: Vec<Fill> = Vec::new();
         for (place, writer) in fills {
             let digest = place.key.digest;
@@ -86,6 +94,9 @@ impl Chunked {
                     tracing::error!(%error, %digest, "there is no memory for a chunk");
                 }
             }
+        }
+        if let Some(swarm) = &self.swarm {
+            return missing.into_iter().for_each(|fill| self.want_chunk(swarm, fill, need));
         }
         let (Some((first, writer)), Some((last, _))) = (missing.first(), missing.last()) else {
             return;
@@ -118,7 +129,7 @@ impl Chunked {
         }
     }
 
-    async fn fill_one(
+    pub(super) async fn fill_one(
         &self,
         (place, writer): (&Place, &mut ChunkWriter<Error>),
         source: &mut Source,
@@ -136,8 +147,12 @@ impl Chunked {
     }
 
     /// Fills all chunks of a short blob, which are kept only if the whole has its digest.
-    async fn fill_whole(self: Arc<Self>, mut fills: Vec<Fill>, mut source: Source) {
-        let Some((first, _)) = fills.first() else { return };
+    pub(super) async fn fill_whole(
+        self: &Arc<Self>,
+        mut fills: Vec<Fill>,
+        mut source: Source,
+    ) -> Result<(), Error> {
+        let Some((first, _)) = fills.first() else { return Ok(()) };
         let digest = first.key.digest;
         match self.fill_unverified(&mut fills, &mut source, digest).await {
             Ok(table) => {
@@ -145,9 +160,11 @@ impl Chunked {
                 for (_, writer) in fills {
                     writer.finish();
                 }
+                Ok(())
             }
             Err(error) => {
                 fills.into_iter().for_each(|(_, writer)| writer.fail(error.clone()));
+                Err(error)
             }
         }
     }
@@ -161,6 +178,7 @@ impl Chunked {
     ) -> Result<ChunkTable, Error> {
         let blob_bytes = source.position() + source.left_bytes();
         let failed = |error: std::io::Error| unavailable(&digest, error);
+        source.begin().await?;
         let memory_bytes = fills.iter().map(|(_, writer)| writer.chunk_bytes()).sum();
         // In one go: who waits for more with some in hand may wait for ever.
         let memory = match self.pond.memory_now(memory_bytes) {

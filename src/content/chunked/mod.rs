@@ -7,6 +7,7 @@ mod proof;
 mod reader;
 mod source;
 mod survey;
+mod swarm;
 
 use std::{ops::Range, sync::Arc};
 
@@ -16,9 +17,12 @@ use apart::Apart;
 use pace::SMALL_PIECE_BYTES;
 use proof::Proofs;
 pub use reader::ChunkBytes;
+use swarm::Swarm;
+pub use swarm::{Neighbours, Part, PartBytes};
 
 use crate::{
     cache::{Chunk, ChunkIndex, ChunkKey, ChunkLayout, Look, Pond, Purpose},
+    cluster::exchange::Need,
     content::hash::HashThreads,
     oci::{ByteRange, Digest},
     runtime::{Buffers, ByteBudget, SingleFlight, Tasks},
@@ -48,6 +52,8 @@ pub(in crate::content) struct Chunked {
     apart: Apart,
     /// Every reader has one.
     readers: Arc<()>,
+    /// Other nodes with which chunks are exchanged, if there are any.
+    swarm: Option<Swarm>,
 }
 
 impl Chunked {
@@ -55,6 +61,7 @@ impl Chunked {
         pond: Pond<Error>,
         storage: SharedStorage,
         (budget, tasks, hash_threads): (ByteBudget, Tasks, HashThreads),
+        neighbours: Option<Neighbours>,
     ) -> Self {
         let lengths = Cache::new(KNOWN_LENGTHS);
         let openings = SingleFlight::new("open content", tasks.clone());
@@ -72,6 +79,7 @@ impl Chunked {
             copy_budget,
             apart,
             readers: Arc::default(),
+            swarm: neighbours.map(Swarm::new),
         }
     }
 
@@ -91,6 +99,11 @@ impl Chunked {
         };
         let bytes = ChunkBytes::open(Arc::clone(self), *digest, (blob_bytes, range)).await?;
         Ok((blob_bytes, bytes))
+    }
+
+    /// Whether other nodes may have what this one misses.
+    const fn is_in_cluster(&self) -> bool {
+        self.swarm.is_some()
     }
 
     /// The length of the content. Where it is asked for to read the beginning, that is fetched with it.
@@ -128,7 +141,8 @@ impl Chunked {
         match self.pond.look(place.key, place.blob_bytes, Purpose::Reading) {
             Look::Found(chunk) => (chunk, Begun::Before),
             Look::Missing(chunk, writer) => {
-                self.tasks.spawn("fill a chunk", Arc::clone(self).fill(vec![(place, writer)]));
+                let fills = vec![(place, writer)];
+                self.tasks.spawn("fill a chunk", Arc::clone(self).fill(fills, Need::Now));
                 (chunk, Begun::Now)
             }
         }

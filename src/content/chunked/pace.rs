@@ -32,6 +32,9 @@ const SURE_BYTES: u64 = 512 << 10;
 /// Most bytes that are fetched ahead of one reader.
 const AHEAD_BYTES: u64 = 32 << 20;
 
+/// Chunks ahead of a reader in a cluster. With 32 in any order, storms were quickest in simulations.
+const EAGER_CHUNKS: u64 = 32;
+
 /// Most bytes that are fetched by one request. A server takes half as much time for a byte of 8 MiB as for one of 4.
 const REQUEST_BYTES: u64 = 8 << 20;
 
@@ -55,6 +58,11 @@ impl Pace {
         Self { piece_bytes, given: None, given_bytes: 0, next, chunks: 0, chunk_bytes }
     }
 
+    /// Of who is most likely quick, and who reads what others read, too: as much is wanted ahead as in a storm.
+    pub(super) fn eager(layout: ChunkLayout, start: u64) -> Self {
+        Self { chunks: EAGER_CHUNKS, ..Self::new(layout, start) }
+    }
+
     /// How much it gets now, because it asks for more.
     pub(super) fn piece_bytes(&mut self) -> u64 {
         self.piece_bytes = match self.given {
@@ -65,7 +73,8 @@ impl Pace {
             }
             Some(_) => {
                 if self.given_bytes >= SURE_BYTES {
-                    self.chunks = (2 * self.chunks).clamp(1, AHEAD_BYTES / self.chunk_bytes);
+                    let most = (AHEAD_BYTES / self.chunk_bytes).max(self.chunks);
+                    self.chunks = (2 * self.chunks).clamp(1, most);
                 }
                 let is_second = self.given_bytes <= FIRST_PIECE_BYTES;
                 let longer = (PIECE_GROWTH * self.piece_bytes).min(LARGE_PIECE_BYTES);

@@ -5,7 +5,9 @@ use std::{ops::Range, sync::Arc};
 use bytes::Bytes;
 use moka::future::Cache;
 
-use super::{Chunked, corrupt, source::Source, survey::Survey, unavailable};
+use super::{
+    Chunked, corrupt, source::Source, survey::Survey, swarm::table::FromOwner, unavailable,
+};
 use crate::{
     cache::{ChunkLayout, SEGMENT_BYTES},
     content::{
@@ -102,17 +104,43 @@ impl Chunked {
     }
 
     async fn find_proof(self: Arc<Self>, digest: Digest, blob_bytes: u64) -> Result<Proof, Error> {
+        if blob_bytes > ChunkLayout::BEGINNING_BYTES
+            && let FromOwner::Said(table) = self.table_from_owner(digest, blob_bytes).await
+        {
+            return Ok(self.know_table(digest, blob_bytes, table).await);
+        }
+        self.proof_here(digest, blob_bytes).await
+    }
+
+    /// What bytes of a blob are held against, without asking other nodes.
+    pub(super) async fn proof_here(
+        self: &Arc<Self>,
+        digest: Digest,
+        blob_bytes: u64,
+    ) -> Result<Proof, Error> {
+        if let Some(known) = self.proofs.known.get(&digest).await {
+            return Ok(known);
+        }
         let table = if blob_bytes <= ChunkLayout::BEGINNING_BYTES {
             Some(self.table_of_whole(digest, blob_bytes).await?)
         } else {
             self.stored_table(&digest, blob_bytes).await?
         };
+        Ok(self.know_table(digest, blob_bytes, table).await)
+    }
+
+    async fn know_table(
+        &self,
+        digest: Digest,
+        blob_bytes: u64,
+        table: Option<ChunkTable>,
+    ) -> Proof {
         let proof = match table {
             Some(table) => Proof::Table(Arc::new(table)),
             None => Proof::Survey(Arc::new(Survey::new(digest, blob_bytes))),
         };
         self.proofs.know(digest, proof.clone()).await;
-        Ok(proof)
+        proof
     }
 
     /// The table that was kept when the blob came; `None` if there is none that can be used.

@@ -87,7 +87,7 @@ impl ChunkBytes {
 }
 
 /// One client's way through content.
-struct Reader {
+pub(super) struct Reader {
     chunked: Arc<Chunked>,
     digest: Digest,
     blob_bytes: u64,
@@ -116,15 +116,24 @@ enum State {
 }
 
 impl Reader {
-    fn new(chunked: Arc<Chunked>, digest: Digest, (blob_bytes, range): (u64, Range<u64>)) -> Self {
+    pub(super) fn new(
+        chunked: Arc<Chunked>,
+        digest: Digest,
+        (blob_bytes, range): (u64, Range<u64>),
+    ) -> Self {
         let layout = ChunkLayout::of(blob_bytes);
-        let pace = Pace::new(layout, range.start);
+        let is_whole = range == (0..blob_bytes);
+        let pace = if chunked.is_in_cluster() && is_whole {
+            Pace::eager(layout, range.start)
+        } else {
+            Pace::new(layout, range.start)
+        };
         let counted = Arc::clone(&chunked.readers);
         Self { chunked, digest, blob_bytes, layout, range, current: None, pace, _counted: counted }
     }
 
     /// The next piece, when it is in memory.
-    async fn next(&mut self) -> Result<Option<FilePiece>, Error> {
+    pub(super) async fn next(&mut self) -> Result<Option<FilePiece>, Error> {
         if self.range.is_empty() {
             return Ok(None);
         }
@@ -174,9 +183,23 @@ impl Reader {
 
     fn look_ahead(&mut self, index: ChunkIndex) {
         let last = self.layout.index_at(self.range.end - 1);
+        if self.chunked.is_in_cluster() {
+            return self.look_around(index, last);
+        }
         while let Some((first, count)) = self.pace.next_ahead(index, last) {
             let places = (0..count).map(|further| self.place(first.plus(further)));
             self.chunked.fetch_ahead(places);
+        }
+    }
+
+    /// As [`Reader::look_ahead`], in any order: nodes that want the same are to have different parts of it first.
+    fn look_around(&mut self, index: ChunkIndex, last: ChunkIndex) {
+        let runs = std::iter::from_fn(|| self.pace.next_ahead(index, last));
+        let mut ahead: Vec<ChunkIndex> =
+            runs.flat_map(|(first, count)| (0..count).map(move |more| first.plus(more))).collect();
+        fastrand::shuffle(&mut ahead);
+        for index in ahead {
+            self.chunked.fetch_ahead(std::iter::once(self.place(index)));
         }
     }
 

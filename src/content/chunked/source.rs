@@ -31,6 +31,17 @@ pub(super) struct Source {
     /// What this connection has brought.
     brought_bytes: u64,
     breaks: usize,
+    /// Whether it may be asked for again.
+    supply: Supply,
+}
+
+/// Where bytes come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Supply {
+    /// The storage, by as many connections as it takes.
+    Storage,
+    /// One connection, from another node.
+    Node,
 }
 
 impl Source {
@@ -49,7 +60,26 @@ impl Source {
             here: Bytes::new(),
             brought_bytes: 0,
             breaks: 0,
+            supply: Supply::Storage,
         }
+    }
+
+    /// All of a blob by one connection and no other.
+    pub(super) fn only(
+        chunked: &Arc<Chunked>,
+        (digest, blob_bytes): (Digest, u64),
+        connection: ObjectStream,
+    ) -> Self {
+        let source = Self::new(chunked, (digest, blob_bytes), 0..blob_bytes);
+        Self { supply: Supply::Node, ..source.through(connection) }
+    }
+
+    /// Waits until the next byte is here.
+    pub(super) async fn begin(&mut self) -> Result<(), Error> {
+        if self.left_bytes() > 0 && self.supply == Supply::Node {
+            self.await_bytes().await?;
+        }
+        Ok(())
     }
 
     /// The same with the connection that brings it.
@@ -73,6 +103,14 @@ impl Source {
     /// If there are none left.
     pub(super) async fn next(&mut self, limit: u64) -> Result<Bytes, Error> {
         assert!(self.left_bytes() > 0, "only bytes that the part has are asked for");
+        self.await_bytes().await?;
+        let length = limit.min(self.left_bytes()).min(self.here.len() as u64);
+        self.part.start += length;
+        self.brought_bytes += length;
+        Ok(self.here.split_to(usize::try_from(length).unwrap_or(usize::MAX)))
+    }
+
+    async fn await_bytes(&mut self) -> Result<(), Error> {
         while self.here.is_empty() {
             let connection = match &mut self.connection {
                 Some(connection) => connection,
@@ -86,10 +124,7 @@ impl Source {
                 Err(error) => self.lost(error)?,
             }
         }
-        let length = limit.min(self.left_bytes()).min(self.here.len() as u64);
-        self.part.start += length;
-        self.brought_bytes += length;
-        Ok(self.here.split_to(usize::try_from(length).unwrap_or(usize::MAX)))
+        Ok(())
     }
 
     /// Goes on from a place further on, for which the connection is kept if it brings that soon.
@@ -110,8 +145,14 @@ impl Source {
         }
     }
 
-    /// Lets go of the connection; the next byte comes by another.
+    /// Lets go of the connection, if the next byte can come by another.
     pub(super) fn let_go(&mut self) {
+        if self.supply == Supply::Storage {
+            self.disconnect();
+        }
+    }
+
+    fn disconnect(&mut self) {
         self.connection = None;
         self.here = Bytes::new();
         self.brought_bytes = 0;
@@ -147,8 +188,8 @@ impl Source {
 
     fn lost(&mut self, error: Error) -> Result<(), Error> {
         let was_worth_it = self.brought_bytes >= WORTH_A_REQUEST_BYTES;
-        self.let_go();
-        if !error.is_retryable() {
+        self.disconnect();
+        if !error.is_retryable() || self.supply == Supply::Node {
             return Err(error);
         }
         if was_worth_it {

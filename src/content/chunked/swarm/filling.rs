@@ -1,0 +1,141 @@
+//! Where the bytes of a part go.
+
+use std::sync::Arc;
+
+use tokio::sync::{Mutex, oneshot};
+
+use super::super::{Chunked, Place, fill::Fill};
+use crate::{
+    cache::{ChunkIndex, ChunkKey, ChunkLayout, Look, Purpose},
+    cluster::wire::{PartKind, PartName},
+    oci::Digest,
+    storage::Error,
+};
+
+/// A part's filling, of which one attempt at a time takes hold.
+pub(super) type Slot = Arc<Mutex<Filling>>;
+
+/// Where the bytes of a part go.
+#[derive(Debug)]
+pub(super) enum Filling {
+    /// Nobody knows yet how long the blob is; whoever waits for that is told.
+    Unopened(oneshot::Sender<Result<u64, Error>>),
+    /// Into a chunk.
+    Chunk(Place, crate::cache::ChunkWriter<Error>),
+    /// Into the chunks of a short blob, as far as they are missing.
+    Whole(Vec<Fill>),
+    /// Nowhere any more.
+    Over,
+}
+
+impl Filling {
+    /// Tells whoever waits why nothing more comes.
+    pub(super) fn fail(self, error: &Error) {
+        match self {
+            Self::Unopened(waiting) => {
+                let _nobody_may_wait = waiting.send(Err(error.clone()));
+            }
+            Self::Chunk(_, writer) => writer.fail(error.clone()),
+            Self::Whole(fills) => {
+                fills.into_iter().for_each(|(_, writer)| writer.fail(error.clone()));
+            }
+            Self::Over => {}
+        }
+    }
+
+    pub(super) fn into_fills(self) -> Vec<Fill> {
+        match self {
+            Self::Chunk(place, writer) => vec![(place, writer)],
+            Self::Whole(fills) => fills,
+            Self::Unopened(_) | Self::Over => Vec::new(),
+        }
+    }
+}
+
+/// Whether a blob is so short that it is exchanged as a whole.
+pub(super) const fn is_short(blob_bytes: u64) -> bool {
+    blob_bytes <= ChunkLayout::BEGINNING_BYTES
+}
+
+/// The part in which a chunk comes.
+pub(super) const fn part_of(place: &Place) -> PartName {
+    let number = if is_short(place.blob_bytes) { 0 } else { place.key.index.number() };
+    PartName { digest: place.key.digest, kind: PartKind::Part(number) }
+}
+
+/// The first part of a blob, by which its length is learnt.
+pub(super) const fn first_part(digest: Digest) -> PartName {
+    PartName { digest, kind: PartKind::Part(0) }
+}
+
+impl Chunked {
+    /// Where a chunk goes that this node's readers miss: with all others of its blob, if that is short.
+    pub(super) fn filling_of(&self, fill: Fill) -> Filling {
+        let (place, writer) = fill;
+        if !is_short(place.blob_bytes) {
+            return Filling::Chunk(place, writer);
+        }
+        let own = place.key.index;
+        let mut fills = self.missing_chunks(place.key.digest, place.blob_bytes);
+        let at = fills.partition_point(|(other, _)| other.key.index < own);
+        fills.insert(at, (place, writer));
+        Filling::Whole(fills)
+    }
+
+    /// Where a part goes that other nodes want; `None` if all of it is here, or comes for somebody else.
+    pub(super) fn filling_for_others(&self, part: &PartName, blob_bytes: u64) -> Option<Filling> {
+        let PartKind::Part(number) = part.kind else { return None };
+        if is_short(blob_bytes) {
+            let fills = self.missing_chunks(part.digest, blob_bytes);
+            return (!fills.is_empty()).then_some(Filling::Whole(fills));
+        }
+        let layout = ChunkLayout::of(blob_bytes);
+        let place = Place::of(part.digest, (ChunkIndex::new(number), layout), blob_bytes);
+        match self.pond.look(place.key, blob_bytes, Purpose::Ahead) {
+            Look::Found(_) => None,
+            Look::Missing(_, writer) => Some(Filling::Chunk(place, writer)),
+        }
+    }
+
+    /// The chunks of a blob that nobody fills and that are not in memory.
+    fn missing_chunks(&self, digest: Digest, blob_bytes: u64) -> Vec<Fill> {
+        let layout = ChunkLayout::of(blob_bytes);
+        let missing = layout.indexes(0..blob_bytes).filter_map(|index| {
+            let place = Place::of(digest, (index, layout), blob_bytes);
+            match self.pond.look(place.key, blob_bytes, Purpose::Ahead) {
+                Look::Found(_) => None,
+                Look::Missing(_, writer) => Some((place, writer)),
+            }
+        });
+        missing.collect()
+    }
+
+    /// Where a part goes now that the length of its blob is known. Whoever waited for that is told.
+    pub(super) async fn open_filling(
+        &self,
+        filling: &mut Filling,
+        digest: Digest,
+        blob_bytes: u64,
+    ) {
+        if !matches!(filling, Filling::Unopened(_)) {
+            return;
+        }
+        self.lengths.insert(digest, blob_bytes).await;
+        let opened = if blob_bytes == 0 {
+            Filling::Over
+        } else {
+            self.filling_for_others(&first_part(digest), blob_bytes).unwrap_or(Filling::Over)
+        };
+        if let Filling::Unopened(waiting) = std::mem::replace(filling, opened) {
+            let _nobody_may_wait = waiting.send(Ok(blob_bytes));
+        }
+    }
+
+    /// How many bytes of a part are here, from its beginning on.
+    pub(super) fn received(&self, part: &PartName) -> u64 {
+        let PartKind::Part(number) = part.kind else { return 0 };
+        // A short blob is asked for from its beginning whatever there is of it; its first chunk says enough.
+        let key = ChunkKey { digest: part.digest, index: ChunkIndex::new(number) };
+        self.pond.glance(&key).and_then(|chunk| chunk.readable_bytes()).unwrap_or(0)
+    }
+}

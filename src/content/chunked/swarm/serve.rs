@@ -1,0 +1,264 @@
+//! What other nodes get from this one.
+
+use std::{
+    fmt,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use futures_util::{Stream, poll, stream};
+use tokio::sync::oneshot;
+
+use super::{
+    super::{Chunked, proof::Proof, reader::Reader},
+    Wanted,
+    filling::is_short,
+};
+use crate::{
+    cache::{ChunkIndex, ChunkKey, ChunkLayout},
+    cluster::{
+        exchange::{AskId, Incoming, Reply, Role, Stock},
+        wire::{Answer, Ask, PartKind},
+    },
+    oci::Digest,
+    runtime::FilePiece,
+    storage::Error,
+};
+
+/// What another node has asked for.
+pub enum Part {
+    /// Bytes of chunks, as they are here or come.
+    Bytes(PartBytes),
+    /// A chunk table as it is stored.
+    Table(Bytes),
+}
+
+/// The bytes of a part, from where they were asked for to its end.
+pub type PartBytes = Pin<Box<dyn Stream<Item = Result<FilePiece, Error>> + Send>>;
+
+impl fmt::Debug for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Bytes(_) => "Part(Bytes)",
+            Self::Table(_) => "Part(Table)",
+        })
+    }
+}
+
+impl Chunked {
+    /// Answers another node.
+    ///
+    /// # Cancel safety
+    /// Dropping the future, or what it returns, tells the exchange that whoever asked has gone.
+    pub(in crate::content) async fn answer(self: Arc<Self>, ask: Ask) -> Answer<Part> {
+        if ask.epoch != self.epoch() {
+            self.disagrees(&ask);
+        }
+        let digest = ask.part.digest;
+        let blob_bytes = match self.length_for(&ask).await {
+            Ok(Some(blob_bytes)) => blob_bytes,
+            Ok(None) => return Answer::Unknown,
+            Err(error) if error.is_not_found() => return Answer::Unknown,
+            Err(error) => return Answer::Failed { is_retryable: error.is_retryable() },
+        };
+        let Some(range) = range_of(&ask, blob_bytes) else { return Answer::Unknown };
+        match ask.part.kind {
+            PartKind::Table => self.answer_table(digest, blob_bytes, ask.hop).await,
+            PartKind::Part(_) => self.answer_part(ask, (blob_bytes, range)).await,
+        }
+    }
+
+    /// The length of the blob that is asked for. A holder knows it or does not have the part.
+    async fn length_for(self: &Arc<Self>, ask: &Ask) -> Result<Option<u64>, Error> {
+        let digest = &ask.part.digest;
+        if let Some(known) = self.lengths.get(digest).await {
+            return Ok(Some(known));
+        }
+        if let Some(told) = ask.blob_bytes {
+            return Ok(Some(told));
+        }
+        match (ask.role, ask.hop) {
+            (Role::Holder, _) => Ok(None),
+            (Role::Owner | Role::Deputy, 0) => self.length(digest, None).await.map(Some),
+            // Whoever passes it on may wait for this node to say so itself.
+            (Role::Owner | Role::Deputy, _) => self.stored_length(digest).await.map(Some),
+        }
+    }
+
+    async fn answer_table(
+        self: &Arc<Self>,
+        digest: Digest,
+        blob_bytes: u64,
+        hop: u8,
+    ) -> Answer<Part> {
+        let proof = match hop {
+            0 => self.proof(digest, blob_bytes).await,
+            _ => self.proof_here(digest, blob_bytes).await,
+        };
+        match proof {
+            Ok(Proof::Table(table)) => {
+                let bytes = table.encode(&digest);
+                Answer::Bytes { blob_bytes, length: bytes.len() as u64, body: Part::Table(bytes) }
+            }
+            Ok(Proof::Survey(_)) => Answer::Unknown,
+            Err(error) => Answer::Failed { is_retryable: error.is_retryable() },
+        }
+    }
+
+    async fn answer_part(
+        self: Arc<Self>,
+        ask: Ask,
+        (blob_bytes, range): (u64, std::ops::Range<u64>),
+    ) -> Answer<Part> {
+        let Some(swarm) = &self.swarm else { return Answer::Unknown };
+        let id = AskId(swarm.next_ask.fetch_add(1, Ordering::Relaxed));
+        let (reply, replied) = oneshot::channel();
+        let digest = ask.part.digest;
+        // Before the exchange is told, so that it is told in any case that this has ended.
+        let lane = Lane::new(&self, id);
+        self.hear(ask, blob_bytes, (id, reply));
+        match replied.await {
+            Ok(Reply::Serve) => {
+                let length = range.end - range.start;
+                let reader = Reader::new(Arc::clone(&self), digest, (blob_bytes, range));
+                let body = Part::Bytes(lane.pieces(reader));
+                Answer::Bytes { blob_bytes, length, body }
+            }
+            Ok(Reply::Refer(peers)) => Answer::Refer { peers },
+            Ok(Reply::Busy { after }) => Answer::Busy { after },
+            Ok(Reply::Unknown) => Answer::Unknown,
+            Ok(Reply::Failed) | Err(_) => Answer::Failed { is_retryable: true },
+        }
+    }
+
+    /// Tells the exchange that a part is asked for.
+    fn hear(
+        self: &Arc<Self>,
+        ask: Ask,
+        blob_bytes: u64,
+        (id, reply): (AskId, oneshot::Sender<Reply>),
+    ) {
+        let Some(swarm) = &self.swarm else { return };
+        let item = ask.part.item();
+        let mut state = swarm.state();
+        let mut stock = Stock::Nothing;
+        if !state.wanted.contains_key(&item) {
+            if self.has(&ask, blob_bytes) {
+                stock = Stock::Whole;
+            } else if ask.role != Role::Holder {
+                match self.filling_for_others(&ask.part, blob_bytes) {
+                    Some(filling) => {
+                        state.wanted.insert(item, Wanted::new(ask.part, filling));
+                    }
+                    // All of it has come in between, or is being read from the disk.
+                    None => stock = Stock::Whole,
+                }
+            }
+        }
+        state.asks.insert(id, reply);
+        let received = self.received(&ask.part);
+        let incoming = Incoming {
+            item,
+            from: ask.from,
+            role: ask.role,
+            offset: ask.offset,
+            hop: ask.hop,
+            load: ask.load,
+            avoid: ask.avoid,
+            is_served: ask.is_served,
+        };
+        let (now, lanes_busy) = (swarm.now(), swarm.lanes_busy());
+        state.exchange.set_lanes_busy(lanes_busy);
+        state.exchange.progressed(item, received);
+        state.exchange.asked(id, incoming, stock, now);
+        self.act(swarm, &mut state);
+    }
+
+    /// Whether all of a part is in memory or on the disk.
+    fn has(&self, ask: &Ask, blob_bytes: u64) -> bool {
+        let digest = ask.part.digest;
+        let layout = ChunkLayout::of(blob_bytes);
+        let is_here = |index: ChunkIndex| self.pond.has(&ChunkKey { digest, index });
+        match ask.part.kind {
+            PartKind::Table => false,
+            PartKind::Part(_) if is_short(blob_bytes) => layout.indexes(0..blob_bytes).all(is_here),
+            PartKind::Part(number) => is_here(ChunkIndex::new(number)),
+        }
+    }
+}
+
+/// Which bytes of the blob are asked for; `None` if it has none of them.
+fn range_of(ask: &Ask, blob_bytes: u64) -> Option<std::ops::Range<u64>> {
+    let part = match ask.part.kind {
+        PartKind::Table => return Some(0..0),
+        PartKind::Part(0) if is_short(blob_bytes) => 0..blob_bytes,
+        PartKind::Part(_) if is_short(blob_bytes) => return None,
+        PartKind::Part(number) => ChunkLayout::of(blob_bytes).range(ChunkIndex::new(number)),
+    };
+    let start = part.start.checked_add(ask.offset)?;
+    (start < part.end || (blob_bytes == 0 && ask.offset == 0)).then_some(start..part.end)
+}
+
+/// A request that is answered. It counts as busy while it could be sent more at once.
+struct Lane {
+    chunked: Arc<Chunked>,
+    id: AskId,
+    lanes_busy: Arc<AtomicUsize>,
+    is_busy: bool,
+}
+
+impl Lane {
+    fn new(chunked: &Arc<Chunked>, id: AskId) -> Self {
+        let lanes_busy =
+            chunked.swarm.as_ref().map(|swarm| Arc::clone(&swarm.lanes_busy)).unwrap_or_default();
+        Self { chunked: Arc::clone(chunked), id, lanes_busy, is_busy: false }
+    }
+
+    fn set_busy(&mut self, is_busy: bool) {
+        if is_busy && !self.is_busy {
+            self.lanes_busy.fetch_add(1, Ordering::Relaxed);
+        }
+        if !is_busy && self.is_busy {
+            self.lanes_busy.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.is_busy = is_busy;
+    }
+
+    /// What is read, as long as whoever asked is there.
+    fn pieces(mut self, reader: Reader) -> PartBytes {
+        // Until it is known whether there is anything to send.
+        self.set_busy(true);
+        Box::pin(stream::try_unfold((self, reader), |(mut lane, mut reader)| async move {
+            let piece = {
+                let mut next = std::pin::pin!(reader.next());
+                match poll!(&mut next) {
+                    std::task::Poll::Ready(piece) => piece?,
+                    std::task::Poll::Pending => {
+                        lane.set_busy(false);
+                        let piece = next.await?;
+                        lane.set_busy(true);
+                        piece
+                    }
+                }
+            };
+            Ok(piece.map(|piece| (piece, (lane, reader))))
+        }))
+    }
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        self.set_busy(false);
+        if let Some(swarm) = &self.chunked.swarm {
+            let id = self.id;
+            self.chunked.tell(swarm, |state, now| {
+                state.asks.remove(&id);
+                state.exchange.ask_ended(id, now);
+            });
+        }
+    }
+}
