@@ -97,6 +97,9 @@ impl HashPipeline {
     }
 
     /// Takes in the next bytes. Waits while hashing is slower than its caller.
+    ///
+    /// # Cancel safety
+    /// The bytes are taken in as soon as the future is polled; dropping it loses none of them.
     pub(super) async fn update(&mut self, bytes: Bytes) -> Result<(), Abandoned> {
         self.batch.push(bytes);
         if self.batch.len() < self.batch_bytes {
@@ -120,10 +123,12 @@ impl HashPipeline {
     }
 
     async fn idle(&mut self) -> Result<BlobHash, Abandoned> {
+        if let State::Busy(hashing) = &mut self.state {
+            self.state = hashing.await.map_or(State::Lost, State::Idle);
+        }
         match std::mem::replace(&mut self.state, State::Lost) {
             State::Idle(hash) => Ok(hash),
-            State::Busy(hashing) => hashing.await.map_err(|_panicked| Abandoned),
-            State::Lost => Err(Abandoned),
+            State::Busy(_) | State::Lost => Err(Abandoned),
         }
     }
 }

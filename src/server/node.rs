@@ -150,9 +150,7 @@ impl PeerHandler for Answers {
     async fn ask(&self, ask: Ask) -> Answer<PartStream> {
         self.content.answer(ask).await.map(|part| match part {
             Part::Table(bytes) => PartStream::Bytes(bytes),
-            Part::Bytes(pieces) => {
-                PartStream::Pieces(Box::pin(pieces.map_err(|error| PartError::from(error))))
-            }
+            Part::Bytes(pieces) => PartStream::Pieces(Box::pin(pieces.map_err(PartError::from))),
         })
     }
 

@@ -17,9 +17,8 @@ use millpond::{
     api::{Listener, PEER_LIMITS, PartError, PartStream, PeerFace, PeerHandler, Transport},
     cluster::{
         Epoch, NodeId, Peer,
-        wire::{
-            Answer, Ask, CallAnswer, PartKind, PartName, PeerClient, Role, SharedSecret, Trust,
-        },
+        exchange::Role,
+        wire::{Answer, Ask, CallAnswer, PartKind, PartName, PeerClient, SharedSecret, Trust},
     },
     oci::{Algorithm, Digest},
     runtime::{ByteBudget, FilePiece, Secret, Shutdown, Tasks},

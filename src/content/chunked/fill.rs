@@ -1,6 +1,9 @@
 //! Filling chunks from the storage.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use super::{
     Chunked, Place,
@@ -11,8 +14,9 @@ use super::{
 use crate::{
     cache::{ChunkLayout, ChunkWriter, Look, Purpose},
     cluster::exchange::Need,
-    content::{ChunkTable, fill::KEPT_BACK_BYTES},
+    content::{fill::KEPT_BACK_BYTES, hash::HashPipeline},
     oci::{ByteRange, Digest},
+    runtime::Permit,
     storage::{Error, ObjectMeta, Opened, layout},
 };
 
@@ -49,9 +53,7 @@ impl Chunked {
         let source = source.through(bytes.into_stream().await?);
         let chunked = Arc::clone(&self);
         if size_bytes <= ChunkLayout::BEGINNING_BYTES {
-            self.tasks.spawn("fill a short blob", async move {
-                let _readers_are_told = chunked.fill_whole(fills, source).await;
-            });
+            self.tasks.spawn("fill a short blob", chunked.fill_whole(fills, source));
         } else {
             self.tasks.spawn("fill chunks", chunked.fill_checked(fills, source));
         }
@@ -147,19 +149,79 @@ impl Chunked {
     }
 
     /// Fills all chunks of a short blob, which are kept only if the whole has its digest.
-    pub(super) async fn fill_whole(
-        self: &Arc<Self>,
-        mut fills: Vec<Fill>,
-        mut source: Source,
+    async fn fill_whole(self: Arc<Self>, fills: Vec<Fill>, mut source: Source) {
+        let Some((first, _)) = fills.first() else { return };
+        let mut short = ShortFill::new(&self, (first.key.digest, first.blob_bytes), fills);
+        match self.fill_short(&mut short, &mut source).await {
+            Ok(()) => {
+                let _readers_are_told = self.finish_short(short).await;
+            }
+            Err(error) => short.fail(&error),
+        }
+    }
+
+    /// Writes what comes of a short blob into its chunks, all of which but the last bytes can be read as it comes.
+    ///
+    /// # Cancel safety
+    /// What has come is not lost: the rest can be had from another source.
+    pub(super) async fn fill_short(
+        &self,
+        short: &mut ShortFill,
+        source: &mut Source,
     ) -> Result<(), Error> {
-        let Some((first, _)) = fills.first() else { return Ok(()) };
-        let digest = first.key.digest;
-        match self.fill_unverified(&mut fills, &mut source, digest).await {
+        let digest = short.digest;
+        let failed = |error: std::io::Error| unavailable(&digest, error);
+        source.begin().await?;
+        let memory = match short.memory.clone() {
+            Some(memory) => memory,
+            None => self.memory_for(short, source).await,
+        };
+        while source.left_bytes() > 0 {
+            let position = source.position();
+            let fill = short.fill_at(position);
+            let next_end = match &fill {
+                Some((place, _)) if place.range.start <= position => place.range.end,
+                Some((place, _)) => place.range.start,
+                None => short.blob_bytes,
+            };
+            let bytes = source.next(next_end - position).await?;
+            let open_end = source.position().min(short.blob_bytes.saturating_sub(KEPT_BACK_BYTES));
+            let fill = short.fill_at(position).filter(|(place, _)| place.range.start <= position);
+            if let Some((place, writer)) = fill {
+                if place.range.start == position {
+                    writer.begin_with(&memory).map_err(failed)?;
+                }
+                writer.write(&bytes).map_err(failed)?;
+                writer.publish(open_end.saturating_sub(place.range.start));
+            }
+            short.come.store(source.position(), Ordering::Relaxed);
+            short.pipeline.update(bytes).await.map_err(|error| unavailable(&digest, error))?;
+        }
+        Ok(())
+    }
+
+    /// Memory for all chunks of a short blob. In one go: who waits for more with some in hand may wait for ever.
+    async fn memory_for(&self, short: &mut ShortFill, source: &mut Source) -> Arc<Permit> {
+        let memory_bytes = short.fills.iter().map(|(_, writer)| writer.chunk_bytes()).sum();
+        let memory = match self.pond.memory_now(memory_bytes) {
+            Some(memory) => memory,
+            None => {
+                source.let_go();
+                self.pond.memory(memory_bytes).await
+            }
+        };
+        short.memory = Some(Arc::clone(&memory));
+        memory
+    }
+
+    /// Keeps the chunks of a short blob of which all bytes have come, if they are the right ones; else whoever reads
+    /// them is told.
+    pub(super) async fn finish_short(&self, short: ShortFill) -> Result<(), Error> {
+        let ShortFill { digest, fills, pipeline, .. } = short;
+        match self.verified(digest, pipeline).await {
             Ok(table) => {
                 self.proofs.know(digest, Proof::Table(Arc::new(table))).await;
-                for (_, writer) in fills {
-                    writer.finish();
-                }
+                fills.into_iter().for_each(|(_, writer)| _ = writer.finish());
                 Ok(())
             }
             Err(error) => {
@@ -168,46 +230,41 @@ impl Chunked {
             }
         }
     }
+}
 
-    /// Writes what comes of a short blob into its chunks, all of which but the last bytes can be read as it comes.
-    async fn fill_unverified(
-        self: &Arc<Self>,
-        fills: &mut [Fill],
-        source: &mut Source,
-        digest: Digest,
-    ) -> Result<ChunkTable, Error> {
-        let blob_bytes = source.position() + source.left_bytes();
-        let failed = |error: std::io::Error| unavailable(&digest, error);
-        source.begin().await?;
-        let memory_bytes = fills.iter().map(|(_, writer)| writer.chunk_bytes()).sum();
-        // In one go: who waits for more with some in hand may wait for ever.
-        let memory = match self.pond.memory_now(memory_bytes) {
-            Some(memory) => memory,
-            None => {
-                source.let_go();
-                self.pond.memory(memory_bytes).await
-            }
-        };
-        let mut pipeline = self.hash_pipeline(&digest);
-        let mut fills = fills.iter_mut().peekable();
-        while source.left_bytes() > 0 {
-            let position = source.position();
-            while fills.next_if(|(place, _)| place.range.end <= position).is_some() {}
-            let fill = fills.peek_mut();
-            let next_end = fill.as_ref().map_or(blob_bytes, |(place, _)| {
-                if place.range.start <= position { place.range.end } else { place.range.start }
-            });
-            let bytes = source.next(next_end - position).await?;
-            if let Some((place, writer)) = fill.filter(|(place, _)| place.range.start <= position) {
-                if place.range.start == position {
-                    writer.begin_with(&memory).map_err(failed)?;
-                }
-                writer.write(&bytes).map_err(failed)?;
-                let open_end = source.position().min(blob_bytes.saturating_sub(KEPT_BACK_BYTES));
-                writer.publish(open_end.saturating_sub(place.range.start));
-            }
-            pipeline.update(bytes).await.map_err(|error| unavailable(&digest, error))?;
-        }
-        self.verified(digest, pipeline).await
+/// A short blob on its way: the chunks it is for, and the hash over what has come.
+#[derive(Debug)]
+pub(super) struct ShortFill {
+    pub(super) digest: Digest,
+    pub(super) blob_bytes: u64,
+    fills: Vec<Fill>,
+    pipeline: HashPipeline,
+    memory: Option<Arc<Permit>>,
+    /// How many bytes have come, from the first.
+    pub(super) come: Arc<AtomicU64>,
+}
+
+impl ShortFill {
+    pub(super) fn new(
+        chunked: &Chunked,
+        (digest, blob_bytes): (Digest, u64),
+        fills: Vec<Fill>,
+    ) -> Self {
+        let pipeline = chunked.hash_pipeline(&digest);
+        Self { digest, blob_bytes, fills, pipeline, memory: None, come: Arc::default() }
+    }
+
+    /// The chunk at a place of the blob, or the next one after it.
+    fn fill_at(&mut self, position: u64) -> Option<&mut Fill> {
+        self.fills.iter_mut().find(|(place, _)| place.range.end > position)
+    }
+
+    /// Tells whoever reads the chunks why the rest does not come.
+    pub(super) fn fail(self, error: &Error) {
+        self.fills.into_iter().for_each(|(_, writer)| writer.fail(error.clone()));
+    }
+
+    pub(super) fn into_fills(self) -> Vec<Fill> {
+        self.fills
     }
 }

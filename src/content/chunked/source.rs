@@ -64,13 +64,13 @@ impl Source {
         }
     }
 
-    /// All of a blob by one connection and no other.
+    /// A part that comes by one connection and no other.
     pub(super) fn only(
         chunked: &Arc<Chunked>,
         (digest, blob_bytes): (Digest, u64),
-        connection: ObjectStream,
+        (part, connection): (Range<u64>, ObjectStream),
     ) -> Self {
-        let source = Self::new(chunked, (digest, blob_bytes), 0..blob_bytes);
+        let source = Self::new(chunked, (digest, blob_bytes), part);
         Self { supply: Supply::Node, ..source.through(connection) }
     }
 

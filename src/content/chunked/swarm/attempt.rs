@@ -1,31 +1,38 @@
 //! One attempt to get a part, from another node or from the storage.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 use futures_util::TryStreamExt;
 
 use super::{
     super::{
-        Chunked, Place, corrupt,
+        Chunked, Place as ChunkPlace, corrupt,
         proof::{Check, Proof},
         source::Source,
         unavailable,
     },
-    filling::{Filling, Slot, is_short},
+    filling::{Come, Filling, Slot, is_short},
 };
 use crate::{
     cache::{ChunkIndex, ChunkLayout, ChunkWriter},
     cluster::{
         NodeId, Peer,
-        exchange::{Answer, Attempt, Limits, Role, Trouble},
+        exchange::{Answer, Attempt, Role, Trouble},
         wire::{self, Ask, PartBody, PartKind, PartName},
     },
     oci::ByteRange,
-    storage::{Error, ObjectMeta, Opened, layout},
+    storage::{Error, ObjectMeta, ObjectStream, Opened, layout},
 };
 
 /// How much of a blob of unknown length is asked for first: a chunk of one that is not large.
 const FIRST_BYTES: u64 = 1 << 20;
+
+/// What is to be got, and where it goes.
+pub(super) struct Place {
+    pub(super) part: PartName,
+    pub(super) slot: Slot,
+    pub(super) come: Come,
+}
 
 /// What another node is told beside the name of the part.
 pub(super) struct Words {
@@ -42,15 +49,16 @@ impl Chunked {
         attempt: Attempt,
         to: Peer,
         words: Words,
-        (part, slot): (PartName, Slot),
+        place: Place,
     ) {
         let Some(swarm) = &self.swarm else { return };
+        let part = place.part;
         let blob_bytes = self.lengths.get(&part.digest).await;
         let offset = match blob_bytes {
-            Some(blob_bytes) if !is_short(blob_bytes) => self.received(&part),
-            _ => 0,
+            Some(blob_bytes) if is_short(blob_bytes) => place.come.load(Ordering::Relaxed),
+            Some(_) => self.received(&part),
+            None => 0,
         };
-        let is_served = words.is_served;
         let ask = Ask {
             part,
             from: swarm.neighbours.me,
@@ -59,23 +67,16 @@ impl Chunked {
             hop: words.hop,
             load: u32::try_from(swarm.lanes_busy()).unwrap_or(u32::MAX),
             avoid: words.avoid.to_vec(),
-            is_served,
+            is_served: words.is_served,
             epoch: swarm.neighbours.members.view().epoch(),
             blob_bytes,
             origin: None,
         };
         let (answer, body) = self.put(to, &ask).await;
-        // What of a short blob has been read cannot be taken back, so nobody takes over in the middle of it.
-        let is_of_use = !is_served || blob_bytes.is_some_and(|blob_bytes| !is_short(blob_bytes));
-        let answer = if answer == Answer::Bytes && !is_of_use {
-            Answer::Busy { after: Limits::default().check }
-        } else {
-            answer
-        };
         let is_given = answer == Answer::Bytes;
         self.tell(swarm, |state, now| state.exchange.answered(attempt, answer, now));
         if let Some((blob_bytes, body)) = body.filter(|_| is_given) {
-            let taken = self.take_in(&slot, part, (blob_bytes, offset), body).await;
+            let taken = self.take_in(&place, (blob_bytes, offset), body).await;
             if matches!(taken, Err((_, Trouble::Broken))) {
                 tracing::debug!(node = %to.id, digest = %part.digest, "a part from another node broke off");
             }
@@ -112,36 +113,37 @@ impl Chunked {
     /// Takes in the bytes of a part from `offset` on.
     async fn take_in(
         self: &Arc<Self>,
-        slot: &Slot,
-        part: PartName,
+        place: &Place,
         (blob_bytes, offset): (u64, u64),
         body: PartBody,
     ) -> Result<(), (Error, Trouble)> {
-        let digest = part.digest;
-        let mut filling = slot.lock().await;
+        let digest = place.part.digest;
+        let mut filling = place.slot.lock().await;
         self.open_filling(&mut filling, digest, blob_bytes).await;
         let expected = self.lengths.get(&digest).await;
         if expected.is_some_and(|expected| expected != blob_bytes) {
             let what = "another node says that the blob has another length";
             return Err((corrupt(&digest, what), Trouble::Broken));
         }
-        match std::mem::replace(&mut *filling, Filling::Over) {
-            Filling::Chunk(place, mut writer) => {
-                let taken = self.take_chunk((&place, &mut writer), offset, body).await;
-                match taken {
-                    Ok(proof) => self.finish_chunk(&place, writer, &proof),
-                    Err(error) => {
-                        *filling = Filling::Chunk(place, writer);
-                        return Err((error, Trouble::Broken));
-                    }
-                }
+        // It stays where it is until it is whole: this may be stopped at any time, and another attempt go on with it.
+        match &mut *filling {
+            Filling::Chunk(fill) => {
+                let (place, writer) = &mut **fill;
+                let taken = self.take_chunk((place, writer), offset, body).await;
+                let proof = taken.map_err(|error| (error, Trouble::Broken))?;
+                self.finish_chunk(&mut filling, &proof);
                 Ok(())
             }
-            Filling::Whole(fills) => {
+            Filling::Short(short) => {
                 let failed = move |error| unavailable(&digest, error);
-                let stream = Box::pin(body.map_err(failed));
-                let source = Source::only(self, (digest, blob_bytes), stream);
-                self.fill_whole(fills, source).await.map_err(|error| (error, Trouble::Lost))
+                let connection = Box::pin(body.map_err(failed));
+                let part = (offset..blob_bytes, connection as ObjectStream);
+                let mut source = Source::only(self, (digest, blob_bytes), part);
+                // More may have come by another connection since this one was asked for.
+                source.skip_to(short.come.load(Ordering::Relaxed)).await;
+                let filled = self.fill_short(short, &mut source).await;
+                filled.map_err(|error| (error, Trouble::Broken))?;
+                self.finish_whole(&mut filling).await.map_err(|error| (error, Trouble::Lost))
             }
             Filling::Unopened(_) | Filling::Over => Ok(()),
         }
@@ -150,7 +152,7 @@ impl Chunked {
     /// Writes the bytes of a chunk that come from another node.
     async fn take_chunk(
         self: &Arc<Self>,
-        (place, writer): (&Place, &mut ChunkWriter<Error>),
+        (place, writer): (&ChunkPlace, &mut ChunkWriter<Error>),
         offset: u64,
         mut body: PartBody,
     ) -> Result<Proof, Error> {
@@ -187,17 +189,24 @@ impl Chunked {
         Ok(proof)
     }
 
-    fn finish_chunk(self: &Arc<Self>, place: &Place, writer: ChunkWriter<Error>, proof: &Proof) {
+    fn finish_chunk(self: &Arc<Self>, filling: &mut Filling, proof: &Proof) {
+        let Filling::Chunk(fill) = filling.take() else { return };
+        let (place, writer) = *fill;
         let block = writer.finish();
         if let Proof::Survey(survey) = proof {
-            survey.filled(self, place, block);
+            survey.filled(self, &place, block);
         }
     }
 
+    async fn finish_whole(&self, filling: &mut Filling) -> Result<(), Error> {
+        let Filling::Short(short) = filling.take() else { return Ok(()) };
+        self.finish_short(*short).await
+    }
+
     /// Fetches a part from the storage.
-    pub(super) async fn fetch(self: Arc<Self>, attempt: Attempt, (part, slot): (PartName, Slot)) {
+    pub(super) async fn fetch(self: Arc<Self>, attempt: Attempt, place: Place) {
         let Some(swarm) = &self.swarm else { return };
-        let fetched = self.fetch_part(part, &slot).await;
+        let fetched = self.fetch_part(place.part, &place.slot).await;
         let fetched = fetched.map_err(|error| {
             let trouble = if error.is_not_found() { Trouble::Unknown } else { Trouble::Failed };
             (error, trouble)
@@ -214,33 +223,26 @@ impl Chunked {
             self.open_filling(&mut filling, digest, blob_bytes).await;
             source = opened;
         }
-        match std::mem::replace(&mut *filling, Filling::Over) {
-            Filling::Chunk(place, mut writer) => {
+        match &mut *filling {
+            Filling::Chunk(fill) => {
+                let (place, writer) = &mut **fill;
                 writer.take_back();
                 let position = place.range.end - writer.missing_bytes();
                 let rest = position..place.range.end;
                 let named = (digest, place.blob_bytes);
                 let mut source = source.unwrap_or_else(|| Source::new(self, named, rest));
-                let fetched = async {
-                    let proof = self.proof(digest, place.blob_bytes).await?;
-                    self.fill_one((&place, &mut writer), &mut source, &proof).await?;
-                    Ok::<_, Error>(proof)
-                };
-                match fetched.await {
-                    Ok(proof) => self.finish_chunk(&place, writer, &proof),
-                    Err(error) => {
-                        *filling = Filling::Chunk(place, writer);
-                        return Err(error);
-                    }
-                }
+                let proof = self.proof(digest, place.blob_bytes).await?;
+                self.fill_one((place, writer), &mut source, &proof).await?;
+                self.finish_chunk(&mut filling, &proof);
                 Ok(())
             }
-            Filling::Whole(fills) => {
-                let Some((first, _)) = fills.first() else { return Ok(()) };
-                let blob_bytes = first.blob_bytes;
+            Filling::Short(short) => {
+                let (blob_bytes, come) = (short.blob_bytes, short.come.load(Ordering::Relaxed));
                 let named = (digest, blob_bytes);
-                let source = source.unwrap_or_else(|| Source::new(self, named, 0..blob_bytes));
-                self.fill_whole(fills, source).await
+                let mut source =
+                    source.unwrap_or_else(|| Source::new(self, named, come..blob_bytes));
+                self.fill_short(short, &mut source).await?;
+                self.finish_whole(&mut filling).await
             }
             Filling::Unopened(_) | Filling::Over => Ok(()),
         }

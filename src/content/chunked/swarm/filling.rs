@@ -1,10 +1,13 @@
 //! Where the bytes of a part go.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::AtomicU64};
 
 use tokio::sync::{Mutex, oneshot};
 
-use super::super::{Chunked, Place, fill::Fill};
+use super::super::{
+    Chunked, Place,
+    fill::{Fill, ShortFill},
+};
 use crate::{
     cache::{ChunkIndex, ChunkKey, ChunkLayout, Look, Purpose},
     cluster::wire::{PartKind, PartName},
@@ -15,15 +18,18 @@ use crate::{
 /// A part's filling, of which one attempt at a time takes hold.
 pub(super) type Slot = Arc<Mutex<Filling>>;
 
+/// How many bytes of a short blob have come; 0 of anything else.
+pub(super) type Come = Arc<AtomicU64>;
+
 /// Where the bytes of a part go.
 #[derive(Debug)]
 pub(super) enum Filling {
     /// Nobody knows yet how long the blob is; whoever waits for that is told.
     Unopened(oneshot::Sender<Result<u64, Error>>),
     /// Into a chunk.
-    Chunk(Place, crate::cache::ChunkWriter<Error>),
+    Chunk(Box<Fill>),
     /// Into the chunks of a short blob, as far as they are missing.
-    Whole(Vec<Fill>),
+    Short(Box<ShortFill>),
     /// Nowhere any more.
     Over,
 }
@@ -35,18 +41,29 @@ impl Filling {
             Self::Unopened(waiting) => {
                 let _nobody_may_wait = waiting.send(Err(error.clone()));
             }
-            Self::Chunk(_, writer) => writer.fail(error.clone()),
-            Self::Whole(fills) => {
-                fills.into_iter().for_each(|(_, writer)| writer.fail(error.clone()));
-            }
+            Self::Chunk(fill) => fill.1.fail(error.clone()),
+            Self::Short(short) => short.fail(error),
             Self::Over => {}
         }
     }
 
+    /// Where it is counted how much of a short blob has come.
+    pub(super) fn come(&self) -> Come {
+        match self {
+            Self::Short(short) => Arc::clone(&short.come),
+            Self::Unopened(_) | Self::Chunk(_) | Self::Over => Come::default(),
+        }
+    }
+
+    /// Takes it out, because it is done with.
+    pub(super) fn take(&mut self) -> Self {
+        std::mem::replace(self, Self::Over)
+    }
+
     pub(super) fn into_fills(self) -> Vec<Fill> {
         match self {
-            Self::Chunk(place, writer) => vec![(place, writer)],
-            Self::Whole(fills) => fills,
+            Self::Chunk(fill) => vec![*fill],
+            Self::Short(short) => short.into_fills(),
             Self::Unopened(_) | Self::Over => Vec::new(),
         }
     }
@@ -71,15 +88,15 @@ pub(super) const fn first_part(digest: Digest) -> PartName {
 impl Chunked {
     /// Where a chunk goes that this node's readers miss: with all others of its blob, if that is short.
     pub(super) fn filling_of(&self, fill: Fill) -> Filling {
-        let (place, writer) = fill;
-        if !is_short(place.blob_bytes) {
-            return Filling::Chunk(place, writer);
+        if !is_short(fill.0.blob_bytes) {
+            return Filling::Chunk(Box::new(fill));
         }
-        let own = place.key.index;
-        let mut fills = self.missing_chunks(place.key.digest, place.blob_bytes);
+        let (place, writer) = fill;
+        let (own, named) = (place.key.index, (place.key.digest, place.blob_bytes));
+        let mut fills = self.missing_chunks(named.0, named.1);
         let at = fills.partition_point(|(other, _)| other.key.index < own);
         fills.insert(at, (place, writer));
-        Filling::Whole(fills)
+        Filling::Short(Box::new(ShortFill::new(self, named, fills)))
     }
 
     /// Where a part goes that other nodes want; `None` if all of it is here, or comes for somebody else.
@@ -87,13 +104,17 @@ impl Chunked {
         let PartKind::Part(number) = part.kind else { return None };
         if is_short(blob_bytes) {
             let fills = self.missing_chunks(part.digest, blob_bytes);
-            return (!fills.is_empty()).then_some(Filling::Whole(fills));
+            if fills.is_empty() {
+                return None;
+            }
+            let short = ShortFill::new(self, (part.digest, blob_bytes), fills);
+            return Some(Filling::Short(Box::new(short)));
         }
         let layout = ChunkLayout::of(blob_bytes);
         let place = Place::of(part.digest, (ChunkIndex::new(number), layout), blob_bytes);
         match self.pond.look(place.key, blob_bytes, Purpose::Ahead) {
             Look::Found(_) => None,
-            Look::Missing(_, writer) => Some(Filling::Chunk(place, writer)),
+            Look::Missing(_, writer) => Some(Filling::Chunk(Box::new((place, writer)))),
         }
     }
 
@@ -131,10 +152,9 @@ impl Chunked {
         }
     }
 
-    /// How many bytes of a part are here, from its beginning on.
+    /// How many bytes of a chunk are here, from its beginning on.
     pub(super) fn received(&self, part: &PartName) -> u64 {
         let PartKind::Part(number) = part.kind else { return 0 };
-        // A short blob is asked for from its beginning whatever there is of it; its first chunk says enough.
         let key = ChunkKey { digest: part.digest, index: ChunkIndex::new(number) };
         self.pond.glance(&key).and_then(|chunk| chunk.readable_bytes()).unwrap_or(0)
     }

@@ -23,7 +23,11 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Chunked, fill::Fill, unavailable};
+use super::{
+    Chunked,
+    fill::{Fill, ShortFill},
+    unavailable,
+};
 use crate::{
     cluster::{
         Item, Members, Peer,
@@ -34,7 +38,7 @@ use crate::{
     runtime::Shutdown,
     storage::{Error, Fault, layout},
 };
-use filling::{Filling, Slot};
+use filling::{Come, Filling, Slot};
 pub use serve::{Part, PartBytes};
 
 /// Other nodes, and how they are reached.
@@ -73,6 +77,7 @@ struct State {
 struct Wanted {
     part: PartName,
     slot: Slot,
+    come: Come,
     /// Writers that came when it was on its way already.
     late: Vec<Fill>,
     /// Why the last attempt failed.
@@ -167,14 +172,14 @@ impl Chunked {
                 Action::Ask { attempt, to, role, hop, avoid, is_served } => {
                     let Some(wanted) = state.wanted.get(&attempt.item) else { continue };
                     let words = attempt::Words { role, hop, avoid, is_served };
-                    let place = (wanted.part, Arc::clone(&wanted.slot));
+                    let place = wanted.place();
                     let task = Arc::clone(self).ask(attempt, to, words, place);
                     let task = AbortOnDropHandle::new(self.tasks.spawn("ask a node", task));
                     state.attempts.insert(attempt, task);
                 }
                 Action::Fetch { attempt } => {
                     let Some(wanted) = state.wanted.get(&attempt.item) else { continue };
-                    let place = (wanted.part, Arc::clone(&wanted.slot));
+                    let place = wanted.place();
                     let task = Arc::clone(self).fetch(attempt, place);
                     let task = AbortOnDropHandle::new(self.tasks.spawn("fetch a part", task));
                     state.attempts.insert(attempt, task);
@@ -218,7 +223,10 @@ impl Chunked {
             }
         });
         for (part, fills) in late.into_iter().filter(|(_, fills)| !fills.is_empty()) {
-            self.want(swarm, (part, Need::Now), Filling::Whole(fills));
+            let Some((first, _)) = fills.first() else { continue };
+            let named = (part.digest, first.blob_bytes);
+            let short = ShortFill::new(self, named, fills);
+            self.want(swarm, (part, Need::Now), Filling::Short(Box::new(short)));
         }
         // Last, because this may end the task that calls.
         drop(swarm.state().attempts.remove(&attempt));
@@ -251,19 +259,32 @@ impl Chunked {
         }
     }
 
+    fn received_of(&self, wanted: &Wanted) -> u64 {
+        match wanted.come.load(Ordering::Relaxed) {
+            0 => self.received(&wanted.part),
+            come => come,
+        }
+    }
+
     /// Tells the exchange how much there is of everything that comes.
     fn note_progress(&self, state: &mut State) {
         let State { exchange, wanted, .. } = state;
         for (item, wanted) in wanted.iter() {
-            exchange.progressed(*item, self.received(&wanted.part));
+            exchange.progressed(*item, self.received_of(wanted));
         }
     }
 }
 
 impl Wanted {
     fn new(part: PartName, filling: Filling) -> Self {
+        let come = filling.come();
         let slot = Arc::new(tokio::sync::Mutex::new(filling));
-        Self { part, slot, late: Vec::new(), error: None }
+        Self { part, slot, come, late: Vec::new(), error: None }
+    }
+
+    fn place(&self) -> attempt::Place {
+        let Self { part, slot, come, .. } = self;
+        attempt::Place { part: *part, slot: Arc::clone(slot), come: Arc::clone(come) }
     }
 
     fn lost(&self, why: Lost) -> Error {

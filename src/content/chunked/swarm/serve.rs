@@ -1,12 +1,14 @@
 //! What other nodes get from this one.
 
 use std::{
+    collections::hash_map::Entry,
     fmt,
     pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -15,7 +17,7 @@ use tokio::sync::oneshot;
 
 use super::{
     super::{Chunked, proof::Proof, reader::Reader},
-    Wanted,
+    State, Wanted,
     filling::is_short,
 };
 use crate::{
@@ -28,6 +30,16 @@ use crate::{
     runtime::FilePiece,
     storage::Error,
 };
+
+/// How long another node waits until it is known how long a blob is, before it is told to come back.
+const OPENING: Duration = Duration::from_millis(250);
+
+/// Why the length of a blob is not known.
+enum Unknown {
+    /// It is being asked for.
+    NotYet,
+    For(Error),
+}
 
 /// What another node has asked for.
 pub enum Part {
@@ -62,8 +74,11 @@ impl Chunked {
         let blob_bytes = match self.length_for(&ask).await {
             Ok(Some(blob_bytes)) => blob_bytes,
             Ok(None) => return Answer::Unknown,
-            Err(error) if error.is_not_found() => return Answer::Unknown,
-            Err(error) => return Answer::Failed { is_retryable: error.is_retryable() },
+            Err(Unknown::NotYet) => return Answer::Busy { after: OPENING / 4 },
+            Err(Unknown::For(error)) if error.is_not_found() => return Answer::Unknown,
+            Err(Unknown::For(error)) => {
+                return Answer::Failed { is_retryable: error.is_retryable() };
+            }
         };
         let Some(range) = range_of(&ask, blob_bytes) else { return Answer::Unknown };
         match ask.part.kind {
@@ -73,7 +88,7 @@ impl Chunked {
     }
 
     /// The length of the blob that is asked for. A holder knows it or does not have the part.
-    async fn length_for(self: &Arc<Self>, ask: &Ask) -> Result<Option<u64>, Error> {
+    async fn length_for(self: &Arc<Self>, ask: &Ask) -> Result<Option<u64>, Unknown> {
         let digest = &ask.part.digest;
         if let Some(known) = self.lengths.get(digest).await {
             return Ok(Some(known));
@@ -83,9 +98,15 @@ impl Chunked {
         }
         match (ask.role, ask.hop) {
             (Role::Holder, _) => Ok(None),
-            (Role::Owner | Role::Deputy, 0) => self.length(digest, None).await.map(Some),
+            // Not for long: what is open takes its turn with everything else that is fetched.
+            (Role::Owner | Role::Deputy, 0) => {
+                let length = tokio::time::timeout(OPENING, self.length(digest, None)).await;
+                length.map_or(Err(Unknown::NotYet), |length| length.map(Some).map_err(Unknown::For))
+            }
             // Whoever passes it on may wait for this node to say so itself.
-            (Role::Owner | Role::Deputy, _) => self.stored_length(digest).await.map(Some),
+            (Role::Owner | Role::Deputy, _) => {
+                self.stored_length(digest).await.map(Some).map_err(Unknown::For)
+            }
         }
     }
 
@@ -145,22 +166,10 @@ impl Chunked {
         let Some(swarm) = &self.swarm else { return };
         let item = ask.part.item();
         let mut state = swarm.state();
-        let mut stock = Stock::Nothing;
-        if !state.wanted.contains_key(&item) {
-            if self.has(&ask, blob_bytes) {
-                stock = Stock::Whole;
-            } else if ask.role != Role::Holder {
-                match self.filling_for_others(&ask.part, blob_bytes) {
-                    Some(filling) => {
-                        state.wanted.insert(item, Wanted::new(ask.part, filling));
-                    }
-                    // All of it has come in between, or is being read from the disk.
-                    None => stock = Stock::Whole,
-                }
-            }
-        }
+        let stock = self.stock(&mut state, &ask, blob_bytes);
         state.asks.insert(id, reply);
-        let received = self.received(&ask.part);
+        let wanted = state.wanted.get(&item);
+        let received = wanted.map_or(0, |wanted| self.received_of(wanted));
         let incoming = Incoming {
             item,
             from: ask.from,
@@ -176,6 +185,27 @@ impl Chunked {
         state.exchange.progressed(item, received);
         state.exchange.asked(id, incoming, stock, now);
         self.act(swarm, &mut state);
+    }
+
+    /// What there is of a part. What an owner has nothing of it can begin to get.
+    fn stock(&self, state: &mut State, ask: &Ask, blob_bytes: u64) -> Stock {
+        let Entry::Vacant(vacant) = state.wanted.entry(ask.part.item()) else {
+            return Stock::Nothing;
+        };
+        if self.has(ask, blob_bytes) {
+            return Stock::Whole;
+        }
+        if ask.role == Role::Holder {
+            return Stock::Nothing;
+        }
+        match self.filling_for_others(&ask.part, blob_bytes) {
+            Some(filling) => {
+                vacant.insert(Wanted::new(ask.part, filling));
+                Stock::Nothing
+            }
+            // All of it has come in between, or is being read from the disk.
+            None => Stock::Whole,
+        }
     }
 
     /// Whether all of a part is in memory or on the disk.
