@@ -7,7 +7,10 @@ use std::{
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::{listener::Limits, tls::TlsConfig};
+use super::{
+    listener::{Limits, UNSENT_BYTES},
+    tls::TlsConfig,
+};
 use crate::runtime::{ByteSize, Section, Setting, choices};
 
 const REGISTRY_PORT: u16 = 5000;
@@ -204,6 +207,7 @@ fn read_limits(section: &mut Section<'_>) -> Limits {
         header_max,
         header_timeout: section.get("header_timeout", HEADER_TIMEOUT),
         write_timeout: section.get("write_timeout", WRITE_TIMEOUT),
+        unsent_bytes: UNSENT_BYTES,
     }
 }
 

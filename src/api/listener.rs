@@ -36,7 +36,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Bytes that wait in the kernel for their turn to be sent, beside those that are on their way. Without this limit,
 /// a thousand clients that read slowly had 2 GiB there. With half of it one quick client got blobs of 16 MiB at 0.81
 /// of nginx' speed, instead of 0.95; with twice as much 64 of them did, at 0.97 instead of 1.07.
-const UNSENT_BYTES: u32 = 512 << 10;
+pub(super) const UNSENT_BYTES: u32 = 512 << 10;
 
 /// Bytes that are encrypted, and sent, at once: those of a large piece. With a quarter of it, which is what rustls has,
 /// the kernel is called four times as often. Who has stopped reading keeps so many in memory, unpaid for, beside
@@ -74,6 +74,9 @@ pub struct Limits {
     pub header_timeout: Duration,
     /// No progress in sending for this long ends the connection. Default: 2 min.
     pub write_timeout: Duration,
+    /// Bytes that wait in the kernel for their turn to be sent, beside those that are on their way. Not configured:
+    /// [`UNSENT_BYTES`] for clients.
+    pub unsent_bytes: u32,
 }
 
 /// Something that answers requests.
@@ -211,7 +214,7 @@ struct Connection {
 impl Connection {
     async fn serve<S: Service>(&self, stream: TcpStream, service: Arc<S>) {
         // Answers are written whole; waiting for more to fill a packet only adds delay.
-        let unsent = SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES);
+        let unsent = SockRef::from(&stream).set_tcp_notsent_lowat(self.limits.unsent_bytes);
         if unsent.and_then(|()| stream.set_nodelay(true)).is_err() {
             return;
         }

@@ -25,6 +25,8 @@ pub(super) struct Errand {
     pub(super) fruitless: u32,
     /// The rank of the owner that is asked.
     pub(super) rank: usize,
+    /// When it was begun.
+    pub(super) since: Moment,
     /// How many items had arrived when that one was asked first.
     pub(super) arrivals_before: u64,
     /// Looks in a row at which nobody was found who has more.
@@ -78,6 +80,7 @@ impl Errand {
             avoid: Vec::new(),
             fruitless: 0,
             rank: 0,
+            since: Moment::ZERO,
             arrivals_before: 0,
             checks: 0,
             is_stalled: false,

@@ -56,6 +56,8 @@ pub struct Exchange {
     /// Requests of others that this node could send more to if it were faster.
     lanes_busy: usize,
     timers: BinaryHeap<Reverse<(Moment, Timer)>>,
+    /// How long items usually take.
+    usual: Moment,
     /// Items that have come here so far.
     arrivals: u64,
     /// Owners that are passed over because they are slow, and until when.
@@ -117,6 +119,7 @@ impl Exchange {
             loads: HashMap::new(),
             lanes_busy: 0,
             timers: BinaryHeap::from([Reverse((SWEEP, Timer::Sweep))]),
+            usual: outbound::USUAL_FIRST,
             arrivals: 0,
             slow_owners: HashMap::new(),
             actions: VecDeque::new(),

@@ -21,6 +21,15 @@ const PAUSE_FIRST: Duration = Duration::from_millis(20);
 /// What comes at less than one in so many of the speed of everything else is looked for elsewhere.
 const SLOW_SHARE: u64 = 4;
 
+/// How much the last item counts for how long they usually take: one in so many.
+const USUAL_SHARE: u32 = 8;
+
+/// How long an item is taken to need before any has come.
+pub(super) const USUAL_FIRST: Duration = Duration::from_secs(2);
+
+/// Longest pause before the first look at what comes.
+const CHECK_MOST: Duration = Duration::from_secs(2);
+
 /// So often the pause between two looks is doubled, at most.
 const CHECKS_DOUBLED: u32 = 3;
 
@@ -111,6 +120,8 @@ impl Exchange {
             self.fetches.came(now.saturating_sub(source.since));
         }
         self.arrivals += 1;
+        let took = now.saturating_sub(errand.since);
+        self.usual = (self.usual * (USUAL_SHARE - 1) + took) / USUAL_SHARE;
         self.left(&errand, now);
         self.serve_waiting(item, now);
     }
@@ -149,7 +160,7 @@ impl Exchange {
     pub(super) fn begin(&mut self, item: Item, now: Moment) {
         let Some(errand) = self.errands.get_mut(&item) else { return };
         errand.quest = Quest::Idle;
-        errand.arrivals_before = self.arrivals;
+        (errand.arrivals_before, errand.since) = (self.arrivals, now);
         if errand.need.is_some() {
             self.in_window += 1;
         }
@@ -245,7 +256,14 @@ impl Exchange {
                 self.begin_fetches(now);
             }
         }
-        self.check_at(item, now + self.limits.check);
+        let pause = self.check_pause();
+        self.check_at(item, now + pause);
+    }
+
+    /// How long something comes before it is looked for somebody who has more of it. What usually comes sooner need not
+    /// be looked at, and to change the source costs what is on its way from the one before.
+    fn check_pause(&self) -> Duration {
+        (self.usual / 2).clamp(self.limits.check, CHECK_MOST)
     }
 
     /// Goes on after an attempt that brought nothing.
@@ -307,7 +325,8 @@ impl Exchange {
     fn check_later(&mut self, item: Item, now: Moment) {
         let Some(errand) = self.errands.get_mut(&item) else { return };
         errand.checks = (errand.checks + 1).min(CHECKS_DOUBLED);
-        let pause = self.limits.check * (1 << errand.checks);
+        let doubled = 1 << errand.checks;
+        let pause = self.check_pause() * doubled;
         self.check_at(item, now + pause);
     }
 
@@ -336,7 +355,8 @@ impl Exchange {
     /// Looks for somebody who has more of an item that takes long.
     fn check_source(&mut self, item: Item, source: Source, now: Moment) {
         let Some(from) = source.from else {
-            return self.check_at(item, now + self.limits.check);
+            let pause = self.check_pause();
+            return self.check_at(item, now + pause);
         };
         let came = |errand: &Errand| {
             let source = errand.source?;
