@@ -101,6 +101,7 @@ impl Server {
                 (content.through(pond, budget.clone(), neighbours), disk_keeper)
             }
         };
+        content.register_metrics(&metrics);
         let node = node.map(|node| (node, content.clone(), budget));
         let registry =
             Registry::new(config.registry.clone(), content, upstreams, (&tasks, &metrics));
@@ -108,7 +109,8 @@ impl Server {
         let settings = (config.api.clone(), hosts(&config));
         let api = Arc::new(Api::new(Arc::clone(&registry), settings, tasks.clone(), &metrics));
         let readiness = Arc::new(Readiness::new(shared, shutdown.clone()));
-        let admin = Admin::new(Arc::clone(&readiness), metrics);
+        let clustered = node.as_ref().map(|(_, content, _)| content.clone());
+        let admin = Admin::new(Arc::clone(&readiness), metrics, clustered);
         let transport = certificates.as_ref().map_or(Transport::Plain, Certificates::transport);
         let listeners = bind_all(&config, &api, &transport).await?;
         let admin_listener = bind(config.api.admin, Transport::Plain, &config).await?;

@@ -96,7 +96,7 @@ fn fill_and_read(criterion: &mut Criterion, pond: &Pond<NoReason>) {
 
 fn found(pond: &Pond<NoReason>, key: ChunkKey) -> Chunk<NoReason> {
     match pond.look(key, BLOB_BYTES, Purpose::Reading) {
-        Look::Found(chunk) => chunk,
+        Look::Found(chunk, _) => chunk,
         Look::Missing(..) => panic!("{key:?} is there"),
     }
 }

@@ -1,4 +1,4 @@
-//! Health, readiness and metrics, on a listener of their own.
+//! Health, readiness, metrics and the cluster, on a listener of their own.
 
 use std::{
     net::SocketAddr,
@@ -18,6 +18,7 @@ use super::{
     listener::Service,
 };
 use crate::{
+    content::ContentStore,
     runtime::Shutdown,
     storage::{ListQuery, SharedStorage, layout},
 };
@@ -62,18 +63,38 @@ impl Readiness {
     }
 }
 
-/// Serves `/healthz`, `/readyz` and `/metrics`.
+/// Serves `/healthz`, `/readyz`, `/metrics` and `/cluster`.
 #[derive(Debug)]
 pub struct Admin {
     readiness: Arc<Readiness>,
     metrics: prometheus::Registry,
+    /// What knows of the other nodes, if there are to be any.
+    clustered: Option<ContentStore>,
 }
 
 impl Admin {
-    /// Serves what `readiness` says and what is registered in `metrics`.
+    /// Serves what `readiness` says, what is registered in `metrics` and what `clustered` knows of its cluster; `None`
+    /// if there is none.
     #[must_use]
-    pub const fn new(readiness: Arc<Readiness>, metrics: prometheus::Registry) -> Self {
-        Self { readiness, metrics }
+    pub const fn new(
+        readiness: Arc<Readiness>,
+        metrics: prometheus::Registry,
+        clustered: Option<ContentStore>,
+    ) -> Self {
+        Self { readiness, metrics, clustered }
+    }
+
+    fn cluster(&self) -> Response<Body> {
+        let status = self.clustered.as_ref().and_then(ContentStore::cluster_status);
+        let Some(status) = status else {
+            let text = "this node is in no cluster: cluster.listen is not set\n";
+            return text_response(StatusCode::NOT_FOUND, text);
+        };
+        let json = serde_json::to_vec(&status).expect("numbers and words have a form in JSON");
+        let mut response = Response::new(Body::full(json));
+        let format = HeaderValue::from_static("application/json");
+        response.headers_mut().insert(header::CONTENT_TYPE, format);
+        response
     }
 
     fn metrics(&self) -> Response<Body> {
@@ -117,7 +138,11 @@ impl Service for Admin {
                 }
             },
             "/metrics" => self.metrics(),
-            _ => text_response(StatusCode::NOT_FOUND, "here are /healthz, /readyz and /metrics\n"),
+            "/cluster" => self.cluster(),
+            _ => {
+                let there = "here are /healthz, /readyz, /metrics and /cluster\n";
+                text_response(StatusCode::NOT_FOUND, there)
+            }
         }
     }
 }

@@ -25,29 +25,35 @@ pub(super) enum Found {
 
 /// Where the bytes of a chunk come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Origin {
+pub enum Origin {
+    /// The disk of this machine.
     Disk,
-    /// Whoever fills the chunk knows where.
-    Elsewhere,
+    /// Another node.
+    Peer,
+    /// The storage.
+    Storage,
 }
 
 impl Origin {
     const fn name(self) -> &'static str {
         match self {
             Self::Disk => "disk",
-            Self::Elsewhere => "storage",
+            Self::Peer => "peer",
+            Self::Storage => "storage",
         }
     }
 }
 
-/// Metrics: `millpond_cache_lookups_total{found}`, `millpond_cache_filled_bytes_total{from}`,
-/// `millpond_cache_fill_seconds{from}`, `millpond_cache_memory_evictions_total` and `millpond_cache_mismatches_total`.
+/// Metrics: `millpond_cache_lookups_total{found}`, `millpond_cache_memory_read_bytes_total`,
+/// `millpond_cache_filled_bytes_total{from}`, `millpond_cache_fill_seconds{from}`,
+/// `millpond_cache_memory_evictions_total` and `millpond_cache_mismatches_total`.
 #[derive(Clone, Debug)]
 pub(super) struct PondMetrics {
     memory: IntCounter,
     coming: IntCounter,
     disk: IntCounter,
     nothing: IntCounter,
+    memory_read_bytes: IntCounter,
     filled_bytes: IntCounterVec,
     fill_seconds: HistogramVec,
     evictions: IntCounter,
@@ -59,6 +65,11 @@ impl PondMetrics {
         let lookups =
             Opts::new("millpond_cache_lookups_total", "Chunks that were read, by where they were");
         let lookups = IntCounterVec::new(lookups, &["found"]).expect("the metric is well formed");
+        let memory_read_bytes = IntCounter::new(
+            "millpond_cache_memory_read_bytes_total",
+            "Bytes read of chunks that had been read before, or were being read, and came from memory",
+        )
+        .expect("the metric is well formed");
         let filled_bytes = Opts::new(
             "millpond_cache_filled_bytes_total",
             "Bytes that chunks were filled with, by where they came from",
@@ -84,6 +95,7 @@ impl PondMetrics {
         .expect("the metric is well formed");
         for collector in [
             Box::new(lookups.clone()) as Box<dyn Collector>,
+            Box::new(memory_read_bytes.clone()),
             Box::new(filled_bytes.clone()),
             Box::new(fill_seconds.clone()),
             Box::new(evictions.clone()),
@@ -97,6 +109,7 @@ impl PondMetrics {
             coming: found("coming"),
             disk: found("disk"),
             nothing: found("nothing"),
+            memory_read_bytes,
             filled_bytes,
             fill_seconds,
             evictions,
@@ -111,6 +124,18 @@ impl PondMetrics {
             Found::Disk => self.disk.inc(),
             Found::Nothing => self.nothing.inc(),
         }
+    }
+
+    pub(super) fn read_again(&self, bytes: u64) {
+        self.memory_read_bytes.inc_by(bytes);
+    }
+
+    pub(super) fn read_again_bytes(&self) -> u64 {
+        self.memory_read_bytes.get()
+    }
+
+    pub(super) fn filled_bytes(&self, origin: Origin) -> u64 {
+        self.filled_bytes.with_label_values(&[origin.name()]).get()
     }
 
     pub(super) fn filled(&self, origin: Origin, bytes: u64) {

@@ -11,6 +11,7 @@ mod disk;
 mod key;
 mod metrics;
 mod pond;
+mod reads;
 mod writer;
 
 pub use arena::{Block, SEGMENT_BYTES};
@@ -18,5 +19,7 @@ pub use chunk::{Chunk, Unfilled};
 pub use config::{Config, DiskConfig};
 pub use disk::{DiskKeeper, node_id};
 pub use key::{ChunkIndex, ChunkKey, ChunkLayout};
-pub use pond::{Look, Pond, Purpose};
+pub use metrics::Origin;
+pub use pond::{Look, Pond};
+pub use reads::{Purpose, Use};
 pub use writer::ChunkWriter;

@@ -4,10 +4,7 @@ use std::{
     collections::{HashMap, hash_map::Entry},
     fmt,
     ops::Range,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU32, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use foyer::{Cache, CacheBuilder, FifoConfig, S3FifoConfig};
@@ -17,8 +14,9 @@ use super::{
     Block, Chunk, ChunkKey, ChunkWriter, Config, DiskKeeper,
     arena::arena_bytes,
     chunk::Progress,
-    disk::{Disk, DiskMark},
-    metrics::{Found, PondMetrics},
+    disk::Disk,
+    metrics::{Found, Origin, PondMetrics},
+    reads::{Purpose, Reads, Use},
 };
 use crate::{
     oci::Digest,
@@ -81,30 +79,11 @@ pub(super) struct Coming<E> {
     pub(super) reads: Arc<Reads>,
 }
 
-/// How often a chunk was read.
-#[derive(Debug, Default)]
-pub(super) struct Reads {
-    count: AtomicU32,
-    /// It was fetched ahead if it was not read before it was there.
-    is_read: AtomicBool,
-    is_from_disk: AtomicBool,
-    pub(super) mark: DiskMark,
-}
-
-/// Why a chunk is looked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Purpose {
-    /// Somebody reads it now.
-    Reading,
-    /// Somebody may read it soon.
-    Ahead,
-}
-
 /// What there is of a chunk.
 #[derive(Debug)]
 pub enum Look<E> {
     /// It is there, or somebody fills it.
-    Found(Chunk<E>),
+    Found(Chunk<E>, Use),
     /// It is not; whoever is told this has to fill it.
     Missing(Chunk<E>, ChunkWriter<E>),
 }
@@ -173,6 +152,23 @@ impl<E: Clone> Pond<E> {
         self.0.coming_budget.try_acquire(bytes).map(Arc::new)
     }
 
+    /// Counts bytes that were read of a chunk which somebody had read before, or was reading.
+    pub fn read_again(&self, bytes: u64) {
+        self.0.metrics.read_again(bytes);
+    }
+
+    /// How many bytes that were, so far.
+    #[must_use]
+    pub fn read_again_bytes(&self) -> u64 {
+        self.0.metrics.read_again_bytes()
+    }
+
+    /// How many bytes chunks were filled with from there, so far.
+    #[must_use]
+    pub fn filled_bytes(&self, origin: Origin) -> u64 {
+        self.0.metrics.filled_bytes(origin)
+    }
+
     /// Counts that the storage gave other bytes than it should have.
     pub fn mismatched(&self) {
         self.0.metrics.mismatched();
@@ -202,7 +198,7 @@ impl<E: Clone> Pond<E> {
     pub fn get(&self, key: &ChunkKey) -> Option<Chunk<E>> {
         let coming = || Some(Chunk::coming(self.0.coming().get(key)?.progress.clone()));
         // In this order: what ceases to come is there.
-        coming().or_else(|| self.0.remembered(key, Purpose::Reading))
+        coming().or_else(|| self.0.remembered(key, Purpose::Reading).map(|(chunk, _)| chunk))
     }
 
     /// The same without counting as a use of it.
@@ -238,20 +234,20 @@ impl<E: Clone> Pond<E> {
     /// If the blob has no such chunk.
     pub fn look(&self, key: ChunkKey, blob_bytes: u64, purpose: Purpose) -> Look<E> {
         let shared = &self.0;
-        if let Some(chunk) = shared.remembered(&key, purpose) {
-            return Look::Found(chunk);
+        if let Some((chunk, used)) = shared.remembered(&key, purpose) {
+            return Look::Found(chunk, used);
         }
         let mut coming = shared.coming();
         match coming.entry(key) {
             Entry::Occupied(there) => {
                 there.get().reads.add(purpose);
-                shared.tell(&there.get().reads, purpose, Found::Coming);
-                Look::Found(Chunk::coming(there.get().progress.clone()))
+                let used = shared.tell(&there.get().reads, purpose, Found::Coming);
+                Look::Found(Chunk::coming(there.get().progress.clone()), used)
             }
             Entry::Vacant(vacant) => {
                 // It may have arrived in between.
-                if let Some(chunk) = shared.remembered(&key, purpose) {
-                    return Look::Found(chunk);
+                if let Some((chunk, used)) = shared.remembered(&key, purpose) {
+                    return Look::Found(chunk, used);
                 }
                 let (writer, coming) = ChunkWriter::new(shared, key, blob_bytes);
                 coming.reads.add(purpose);
@@ -283,41 +279,30 @@ fn register_gauges(
     register_gauge(registry, all, arena_bytes);
 }
 
-impl Reads {
-    /// No reads of a chunk that is on the disk, or is not.
-    pub(super) fn of(is_on_disk: bool) -> Self {
-        Self { is_from_disk: AtomicBool::new(is_on_disk), ..Self::default() }
-    }
-
-    /// Counts one more, and returns how many there were.
-    pub(super) fn add(&self, purpose: Purpose) -> u32 {
-        let more = u32::from(purpose == Purpose::Reading);
-        self.count.fetch_add(more, Ordering::Relaxed).saturating_add(more)
-    }
-}
-
 impl<E> Shared<E> {
     pub(super) fn coming(&self) -> MutexGuard<'_, HashMap<ChunkKey, Coming<E>>> {
         self.coming.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts where a reader has found a chunk: where it came from if nobody has read it before.
-    fn tell(&self, reads: &Reads, purpose: Purpose, near: Found) {
+    /// Counts where a reader has found a chunk: where it came from if nobody has read it before. Says whether somebody
+    /// has.
+    fn tell(&self, reads: &Reads, purpose: Purpose, near: Found) -> Use {
         if purpose == Purpose::Ahead {
-            return;
+            return Use::First;
         }
-        let is_first = !reads.is_read.swap(true, Ordering::Relaxed);
-        self.metrics.found(match (is_first, reads.is_from_disk.load(Ordering::Relaxed)) {
-            (true, true) => Found::Disk,
-            (true, false) => Found::Nothing,
-            (false, _) => near,
+        let used = reads.begin();
+        self.metrics.found(match (used, reads.is_from_disk()) {
+            (Use::First, true) => Found::Disk,
+            (Use::First, false) => Found::Nothing,
+            (Use::Again, _) => near,
         });
+        used
     }
 
     /// Has a chunk written to the disk if it was read often enough and is not there.
     pub(super) fn keep_on_disk(&self, key: ChunkKey, kept: &Kept) {
         if let Some(disk) = &self.disk
-            && kept.reads.count.load(Ordering::Relaxed) >= READS_FOR_DISK
+            && kept.reads.count() >= READS_FOR_DISK
         {
             disk.keep((key, kept.blob_bytes), &kept.block, &kept.reads.mark);
         }
@@ -325,14 +310,14 @@ impl<E> Shared<E> {
 }
 
 impl<E: Clone> Shared<E> {
-    fn remembered(&self, key: &ChunkKey, purpose: Purpose) -> Option<Chunk<E>> {
+    fn remembered(&self, key: &ChunkKey, purpose: Purpose) -> Option<(Chunk<E>, Use)> {
         let entry = self.memory.get(key)?;
         let kept = entry.value();
-        self.tell(&kept.reads, purpose, Found::Memory);
+        let used = self.tell(&kept.reads, purpose, Found::Memory);
         if kept.reads.add(purpose) >= READS_FOR_DISK {
             self.keep_on_disk(*key, kept);
         }
-        Some(Chunk::complete(&kept.block))
+        Some((Chunk::complete(&kept.block), used))
     }
 }
 
@@ -382,7 +367,7 @@ mod tests {
     ) -> (Chunk<&'static str>, ChunkWriter<&'static str>) {
         match pond.look(key, MIB, Purpose::Reading) {
             Look::Missing(chunk, writer) => (chunk, writer),
-            Look::Found(_) => panic!("nobody has asked for it yet"),
+            Look::Found(..) => panic!("nobody has asked for it yet"),
         }
     }
 
@@ -395,7 +380,7 @@ mod tests {
 
     fn find(pond: &Pond<&'static str>, key: ChunkKey) -> Option<Chunk<&'static str>> {
         match pond.look(key, MIB, Purpose::Reading) {
-            Look::Found(chunk) => Some(chunk),
+            Look::Found(chunk, _) => Some(chunk),
             Look::Missing(..) => None,
         }
     }

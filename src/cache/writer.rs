@@ -12,7 +12,8 @@ use super::{
     Block, ChunkKey, ChunkLayout,
     chunk::Progress,
     metrics::Origin,
-    pond::{Coming, Kept, Purpose, Reads, Shared},
+    pond::{Coming, Kept, Shared},
+    reads::{Purpose, Reads},
 };
 use crate::runtime::Permit;
 
@@ -55,7 +56,7 @@ impl<E: Send + Sync + 'static> ChunkWriter<E> {
             writer.finish();
             return Ok(None);
         }
-        writer.origin = Origin::Elsewhere;
+        writer.origin = Origin::Storage;
         Ok(Some(writer))
     }
 }
@@ -84,7 +85,7 @@ impl<E> ChunkWriter<E> {
             taken: None,
             written: 0,
             published: 0,
-            origin: Origin::Elsewhere,
+            origin: Origin::Storage,
             since: Instant::now(),
         };
         (writer, Coming { progress, reads })
@@ -135,6 +136,11 @@ impl<E> ChunkWriter<E> {
         permit.is_some_and(|permit| self.begin_with(&permit).is_ok())
     }
 
+    /// Counts what is written and published from now on as bytes from there. Unless it is told otherwise they come from the storage.
+    pub const fn comes_from(&mut self, origin: Origin) {
+        self.origin = origin;
+    }
+
     /// Takes in the next bytes, which nobody reads before they are published.
     ///
     /// # Errors
@@ -146,7 +152,6 @@ impl<E> ChunkWriter<E> {
         let (block, _) = self.taken.as_ref().expect("memory was taken before the bytes came");
         block.write(self.written, bytes)?;
         self.written += bytes.len() as u64;
-        self.shared.metrics.filled(self.origin, bytes.len() as u64);
         Ok(())
     }
 
@@ -159,6 +164,8 @@ impl<E> ChunkWriter<E> {
         if let Some((block, _)) = &self.taken
             && end > self.published
         {
+            // Not when they are written: what is taken back would count again when it has come again.
+            self.shared.metrics.filled(self.origin, end - self.published);
             self.published = end;
             self.sender.send_replace(Progress::Partial(Arc::clone(block), end));
         }
@@ -183,6 +190,7 @@ impl<E> ChunkWriter<E> {
         assert_eq!(self.missing_bytes(), 0, "a chunk is kept when all of it is there");
         let Some((block, permit)) = self.taken.take() else { return Weak::new() };
         let shared = &self.shared;
+        shared.metrics.filled(self.origin, self.chunk_bytes - self.published);
         shared.metrics.finished(self.origin, self.since.elapsed());
         let (blob_bytes, reads) = (self.blob_bytes, Arc::clone(&self.reads));
         let kept = Kept { block, blob_bytes, reads };

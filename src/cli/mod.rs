@@ -1,6 +1,9 @@
 //! The command line.
 
 mod prewarm;
+mod server;
+mod status;
+mod text;
 
 use std::{
     io::{self, Write},
@@ -18,7 +21,7 @@ use crate::{
     api::Certificates,
     config::{Config, Loaded, ProcessEnvironment},
     runtime::{ByteBudget, Shutdown, Tasks},
-    server::{self, Server},
+    server::{Error as ServerError, Server},
     storage, telemetry,
     upstream::Upstreams,
 };
@@ -51,6 +54,8 @@ enum Command {
     Check(ConfigArgument),
     /// Pull images through a running daemon, so that its caches and its storage hold them.
     Prewarm(prewarm::Arguments),
+    /// Show what a running daemon knows of its cluster: who is there, and what goes from node to node.
+    Status(status::Arguments),
 }
 
 #[derive(Debug, clap::Args)]
@@ -73,16 +78,16 @@ pub fn run() -> ExitCode {
         Command::Check(argument) => configured(&argument, check),
         // Nothing of the daemon's configuration concerns it: the daemon may be on another machine.
         Command::Prewarm(arguments) => on_runtime(prewarm::run(arguments)),
+        Command::Status(arguments) => on_runtime(status::run(arguments)),
     }
 }
 
 /// Prints help, the version, or what is wrong with the command line.
 fn explain(error: &clap::Error) -> ExitCode {
     let _nobody_reads = error.print();
-    let wrong_prewarm =
-        error.use_stderr() && std::env::args_os().nth(1).is_some_and(|name| name == "prewarm");
+    let has_own_status = |name: std::ffi::OsString| name == "prewarm" || name == "status";
     // The other commands keep clap's status for a wrong command line: 64 from them means the configuration.
-    if wrong_prewarm {
+    if error.use_stderr() && std::env::args_os().nth(1).is_some_and(has_own_status) {
         return ExitCode::from(EXIT_UNUSABLE);
     }
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(1))
@@ -179,7 +184,7 @@ async fn check(loaded: Loaded) -> ExitCode {
 
 /// Reads what settings name: the registry's certificate and key, and certificates, keys and credentials of
 /// upstreams. Asks none of them.
-fn read_files(config: &Config) -> Result<(), server::Error> {
+fn read_files(config: &Config) -> Result<(), ServerError> {
     // Only the first call in a process has an effect; the others agree with it.
     let _already_installed = rustls::crypto::aws_lc_rs::default_provider().install_default();
     config.api.tls.clone().map(Certificates::load).transpose()?;
@@ -188,15 +193,15 @@ fn read_files(config: &Config) -> Result<(), server::Error> {
 }
 
 /// The status with which the daemon that does not start ends, and the check that finds out before.
-const fn exit_status(error: &server::Error) -> u8 {
+const fn exit_status(error: &ServerError) -> u8 {
     match error {
-        server::Error::Tls(_)
-        | server::Error::PeerCertificates(_)
-        | server::Error::PeerSecret(_) => EXIT_UNUSABLE,
-        server::Error::Storage(_)
-        | server::Error::Upstreams(_)
-        | server::Error::Join(_)
-        | server::Error::Bind { .. } => 1,
+        ServerError::Tls(_) | ServerError::PeerCertificates(_) | ServerError::PeerSecret(_) => {
+            EXIT_UNUSABLE
+        }
+        ServerError::Storage(_)
+        | ServerError::Upstreams(_)
+        | ServerError::Join(_)
+        | ServerError::Bind { .. } => 1,
     }
 }
 

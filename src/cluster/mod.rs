@@ -10,6 +10,7 @@ mod item;
 mod members;
 mod name;
 mod node;
+mod status;
 mod view;
 pub mod wire;
 
@@ -19,4 +20,7 @@ pub use item::Item;
 pub use members::{Ask, AskError, JoinError, Joined, Known, Members};
 pub use name::Place;
 pub use node::{InvalidNodeId, NodeId, Peer};
+pub use status::{
+    AnswerCounts, AskedCounts, ExchangeStatus, NodeStatus, OwnStatus, SourceBytes, Status,
+};
 pub use view::{Epoch, Member, Owners, RANKS, View, Weight};

@@ -8,7 +8,10 @@
 use std::{
     collections::HashMap,
     ops::Range,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -170,13 +173,15 @@ impl Reader {
 #[derive(Clone, Debug)]
 pub(super) struct Fills {
     running: Arc<Mutex<HashMap<Digest, Fill>>>,
+    /// Bytes that have come from other registries so far.
+    fetched_bytes: Arc<AtomicU64>,
     pub(super) tasks: Tasks,
 }
 
 impl Fills {
     /// No fills yet; they will run in `tasks`.
     pub(super) fn new(tasks: Tasks) -> Self {
-        Self { running: Arc::default(), tasks }
+        Self { running: Arc::default(), fetched_bytes: Arc::default(), tasks }
     }
 
     /// The fill of `digest` that is under way, or a new one that `begin` is to work on.
@@ -196,6 +201,11 @@ impl Fills {
         drop(running);
         begin(Ongoing { fills: self.clone(), digest, progress: Arc::new(sender) });
         fill
+    }
+
+    /// How many bytes have come from other registries so far.
+    pub(super) fn fetched_bytes(&self) -> u64 {
+        self.fetched_bytes.load(Ordering::Relaxed)
     }
 
     /// The fill of `digest`, if one is under way.
@@ -236,7 +246,9 @@ impl Ongoing {
     /// What tells readers that so many more bytes can be read.
     pub(super) fn written(&self) -> Written {
         let progress = Arc::clone(&self.progress);
+        let fetched_bytes = Arc::clone(&self.fills.fetched_bytes);
         Arc::new(move |bytes| {
+            fetched_bytes.fetch_add(bytes, Ordering::Relaxed);
             progress.send_modify(|progress| {
                 if let Progress::Running { written_bytes, .. } = progress {
                     *written_bytes += bytes;

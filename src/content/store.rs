@@ -14,7 +14,10 @@ use super::{
 };
 use crate::{
     cache::Pond,
-    cluster::wire::{Answer, Ask},
+    cluster::{
+        Status,
+        wire::{Answer, Ask},
+    },
     oci::{Algorithm, ByteRange, Digest},
     runtime::{BodyStream, ByteBudget, Shutdown, Tasks},
     storage::{self, Opened, Piece, SharedStorage, WriteOptions, layout},
@@ -89,6 +92,23 @@ impl ContentStore {
         match &self.chunked {
             Some(chunked) => Arc::clone(chunked).answer(ask).await,
             None => Answer::Unknown,
+        }
+    }
+
+    /// What this node knows of its cluster and does in it; `None` if it is in none.
+    #[must_use]
+    pub fn cluster_status(&self) -> Option<Status> {
+        let chunked = self.chunked.as_ref()?;
+        chunked.cluster_status(self.fills.fetched_bytes())
+    }
+
+    /// Has the metrics tell what the exchange with other nodes is doing, if there is one.
+    ///
+    /// # Panics
+    /// If they are already registered.
+    pub fn register_metrics(&self, metrics: &prometheus::Registry) {
+        if let Some(chunked) = &self.chunked {
+            chunked.register_swarm(metrics);
         }
     }
 

@@ -19,7 +19,7 @@ use crate::{
     config::Config,
     content::{ContentStore, Neighbours, Part},
     runtime::{ByteBudget, Shutdown, Tasks},
-    telemetry::register_gauge,
+    telemetry::{register_counter, register_gauge},
 };
 
 /// How long another node may take for the head of an answer. What it has to wait for itself takes less, or it says so.
@@ -73,10 +73,7 @@ impl Node {
                 .boxed()
         };
         let (members, joined) = Members::join(&config.cluster, id, Arc::new(ask)).await?;
-        let known = members.clone();
-        let gauge =
-            ("millpond_cluster_members", "Nodes that own something, as this one knows them");
-        register_gauge(metrics, gauge, move || known.view().members().len() as u64);
+        register_members(metrics, &members);
         Ok(Some(Self { members, joined, client, trust, certificates, listener, tasks }))
     }
 
@@ -118,6 +115,30 @@ impl RunningNode {
         self.client.close();
         self.tasks.finish(GRACE).await;
     }
+}
+
+/// Has the metrics tell who there is.
+fn register_members(metrics: &prometheus::Registry, members: &Members) {
+    let gauge = |named, read: fn(&Members) -> u64| {
+        let members = members.clone();
+        register_gauge(metrics, named, move || read(&members));
+    };
+    let owning = ("millpond_cluster_members", "Nodes that own something, as this one knows them");
+    gauge(owning, |members| members.view().members().len() as u64);
+    let known = ("millpond_cluster_nodes", "Nodes that this one knows, itself among them");
+    gauge(known, |members| members.all().len() as u64);
+    let silent = ("millpond_cluster_nodes_silent", "Nodes of which nothing is heard any more");
+    gauge(silent, |members| members.all().iter().filter(|known| known.is_silent).count() as u64);
+    let share = ("millpond_cluster_share_permille", "The part of everything that this node owns");
+    gauge(share, |members| {
+        (members.view().share_of(members.hello().peer.id) * 1000.0).round() as u64
+    });
+    let changes = (
+        "millpond_cluster_view_changes_total",
+        "Times that what each node owns has become something else, as this one knows them",
+    );
+    let members = members.clone();
+    register_counter(metrics, changes, move || members.view_changes());
 }
 
 /// The identity that is kept with the cache; another one each time if there is no disk for that.

@@ -205,7 +205,7 @@ async fn open_uploads_are_counted(backend: Backend) {
 
 async fn only_reading_is_allowed(backend: Backend) {
     let node = TestNode::start(backend, "").await;
-    for path in ["/healthz", "/readyz", "/metrics"] {
+    for path in ["/healthz", "/readyz", "/metrics", "/cluster"] {
         let target = format!("{}{path}", node.admin_url());
         for answer in [node.post(&target).send().await, node.delete(&target).send().await] {
             assert_eq!(answer.status, 405, "{answer:?}");
@@ -216,7 +216,7 @@ async fn only_reading_is_allowed(backend: Backend) {
 
 async fn the_two_listeners_do_not_serve_each_others_paths(backend: Backend) {
     let node = TestNode::start(backend, "").await;
-    for path in ["/healthz", "/readyz", "/metrics"] {
+    for path in ["/healthz", "/readyz", "/metrics", "/cluster"] {
         assert_eq!(node.get(path).send().await.status, 404, "{path}");
     }
     for path in ["/v2/", "/", "/v2/_catalog", "/metrics/x"] {

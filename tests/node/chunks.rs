@@ -211,6 +211,7 @@ async fn where_bytes_come_from_and_what_they_take_is_told() {
     };
     assert_eq!(value("millpond_cache_lookups_total{found=\"memory\"}"), 6.0);
     assert_eq!(value("millpond_cache_filled_bytes_total{from=\"storage\"}"), (6 * MIB) as f64);
+    assert_eq!(value("millpond_cache_memory_read_bytes_total"), (6 * MIB) as f64);
     assert_eq!(value("millpond_cache_fill_seconds_count{from=\"storage\"}"), 6.0);
     assert_eq!(value("millpond_cache_memory_evictions_total"), 0.0);
     assert!(value("millpond_cache_memory_bytes") >= (6 * MIB) as f64);

@@ -1,6 +1,15 @@
 //! Several nodes in front of one bucket that give each other what they have.
 
-use std::{collections::BTreeMap, net::TcpListener, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::TcpListener,
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -8,22 +17,30 @@ use tempfile::TempDir;
 
 use crate::{
     content::{pattern, sha256},
+    disk::metric,
     node::{Backend, TestNode},
 };
 
 const MIB: usize = 1 << 20;
 
+/// Below those that Linux gives to connections and to who asks for any.
+const PORTS: Range<u16> = 12_000..32_000;
+
 /// Nodes of one cluster, and where they expect each other.
-struct Cluster {
-    nodes: Vec<TestNode>,
+pub(crate) struct Cluster {
+    pub(crate) nodes: Vec<TestNode>,
 }
 
-/// Ports that nobody uses at the moment.
-fn free_ports(count: usize) -> Vec<u16> {
-    let listeners: Vec<TcpListener> =
-        (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
-    let ports = listeners.iter().map(|listener| listener.local_addr().expect("it is bound").port());
-    ports.collect()
+/// Ports that nobody uses at the moment, and that the system gives to nobody who does not ask for them by number.
+pub(crate) fn free_ports(count: usize) -> Vec<u16> {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let next = || {
+        let place = std::process::id().wrapping_mul(97);
+        let place = place.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        PORTS.start + (place % u32::from(PORTS.end - PORTS.start)) as u16
+    };
+    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    std::iter::repeat_with(next).filter(is_free).take(count).collect()
 }
 
 fn settings(ports: &[u16], own: u16, more: &str) -> String {
@@ -38,7 +55,12 @@ fn settings(ports: &[u16], own: u16, more: &str) -> String {
 
 impl Cluster {
     /// So many nodes that know each other, on a bucket in which `blobs` lie in the repository `a`.
-    async fn of(count: usize, blobs: &[Bytes]) -> Self {
+    pub(crate) async fn of(count: usize, blobs: &[Bytes]) -> Self {
+        Self::with_agents(count, 0, blobs).await
+    }
+
+    /// The same, of which the last `agents` own nothing.
+    pub(crate) async fn with_agents(count: usize, agents: usize, blobs: &[Bytes]) -> Self {
         let first = TestNode::start(Backend::S3, "").await;
         for blob in blobs {
             first.push_blob("a", blob).await;
@@ -47,24 +69,25 @@ impl Cluster {
         drop(first);
         let ports = free_ports(count);
         let mut nodes = Vec::new();
-        for port in &ports {
+        for (number, port) in ports.iter().enumerate() {
             let disk = Arc::new(TempDir::new().expect("a temporary directory"));
-            let settings = settings(&ports, *port, "");
+            let more = if number < count - agents { "" } else { ", weight: 0" };
+            let settings = settings(&ports, *port, more);
             nodes.push(TestNode::on(Arc::clone(&ground), disk, &settings).await);
         }
         let cluster = Self { nodes };
-        cluster.agree().await;
+        cluster.agree(count - agents).await;
         cluster.nodes[0].s3().take_requests();
         cluster
     }
 
-    /// Waits until all nodes know all others.
-    async fn agree(&self) {
-        let count = self.nodes.len() as u64;
+    /// Waits until all nodes know all others, of which `owners` own something.
+    async fn agree(&self, owners: usize) {
+        let expected = (self.nodes.len() as u64, owners as u64);
         let wait = async {
             loop {
                 let members = join_all(self.nodes.iter().map(members)).await;
-                if members.iter().all(|members| *members == count) {
+                if members.iter().all(|members| *members == expected) {
                     return;
                 }
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -87,8 +110,10 @@ impl Cluster {
     }
 }
 
-async fn members(node: &TestNode) -> u64 {
-    crate::disk::metric(node, "millpond_cluster_members").await
+/// How many nodes one knows, and how many of them own something.
+async fn members(node: &TestNode) -> (u64, u64) {
+    let known = metric(node, "millpond_cluster_nodes").await;
+    (known, metric(node, "millpond_cluster_members").await)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

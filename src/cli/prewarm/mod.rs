@@ -11,8 +11,6 @@ mod platform;
 mod progress;
 mod repository;
 mod retry;
-mod server;
-mod text;
 
 use std::{collections::HashSet, fmt::Write, io, path::PathBuf, process::ExitCode, sync::Arc};
 
@@ -30,7 +28,7 @@ use self::{
     progress::{Progress, Warmth},
     server::{Login, Server},
 };
-use super::{EXIT_UNUSABLE, fail};
+use super::{EXIT_UNUSABLE, fail, server, text};
 use crate::runtime::Tasks;
 
 /// Exit status for images of which something could not be pulled.

@@ -29,6 +29,11 @@ impl Fetches {
         Self { running: 0, limit: FIRST.min(most), most, waiting: VecDeque::new() }
     }
 
+    /// How many may run at once now.
+    pub(super) const fn limit(&self) -> usize {
+        self.limit
+    }
+
     pub(super) fn wait(&mut self, item: Item) {
         self.waiting.push_back(item);
     }

@@ -181,6 +181,12 @@ impl Exchange {
         self.counts
     }
 
+    /// How many items are being fetched from where all of it comes from, and how many may be at once now.
+    #[must_use]
+    pub const fn fetches(&self) -> (usize, usize) {
+        (self.fetches.running, self.fetches.limit())
+    }
+
     /// Nodes that are left alone because they did not answer, and until when.
     pub fn broken(&self, now: Moment) -> impl Iterator<Item = (NodeId, Moment)> {
         self.breakers.open(now)

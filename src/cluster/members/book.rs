@@ -180,11 +180,10 @@ impl Book {
 
     /// Everybody, also who was not heard lately; this node first, the others by their ids.
     pub(super) fn all(&self, now: Instant) -> Vec<Known> {
-        let known = |said: &Said, heard: Instant| Known {
-            peer: said.peer,
-            weight: said.weight,
-            state: said.state,
-            silent_for: now.saturating_duration_since(heard),
+        let known = |said: &Said, heard: Instant| {
+            let silent_for = now.saturating_duration_since(heard);
+            let is_silent = silent_for >= self.patience.silence;
+            Known { peer: said.peer, weight: said.weight, state: said.state, silent_for, is_silent }
         };
         let mut all: Vec<Known> =
             self.nodes.values().map(|node| known(&node.said, node.heard)).collect();
@@ -331,7 +330,9 @@ mod tests {
         let gone = now + seconds(12);
         book.settle(gone);
         assert_eq!(owners(&book, gone), [1]);
-        assert_eq!(book.all(gone)[1].silent_for, seconds(12));
+        assert!(!book.all(now + seconds(11))[1].is_silent);
+        let known = book.all(gone)[1];
+        assert_eq!((known.silent_for, known.is_silent), (seconds(12), true));
         book.settle(now + SHOWN);
         assert_eq!(book.all(now + SHOWN).len(), 1);
     }

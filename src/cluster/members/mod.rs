@@ -13,7 +13,10 @@ mod signed;
 use std::{
     error, fmt, io,
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -46,6 +49,8 @@ pub struct Known {
     pub state: NodeState,
     /// For how long nothing was heard of it; zero for this node.
     pub silent_for: Duration,
+    /// Whether that is so long that it owns nothing any more.
+    pub is_silent: bool,
 }
 
 /// Why a node cannot join the others.
@@ -71,6 +76,8 @@ struct Shared {
     hello: watch::Sender<Hello>,
     /// Counts how often others are to be looked for at once.
     looks: watch::Sender<u64>,
+    /// How often the view has become one of another epoch.
+    view_changes: AtomicU64,
     /// When they were looked for so.
     looked: Mutex<Option<Instant>>,
     pace: Pace,
@@ -111,6 +118,12 @@ impl Members {
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<Arc<View>> {
         self.0.view.subscribe()
+    }
+
+    /// How often what each node owns has become something else since the start.
+    #[must_use]
+    pub fn view_changes(&self) -> u64 {
+        self.0.view_changes.load(Ordering::Relaxed)
     }
 
     /// What this node says to those who ask who it is.
@@ -162,6 +175,7 @@ impl Shared {
             view: watch::Sender::new(Arc::new(view)),
             hello: watch::Sender::new(hello),
             looks: watch::Sender::new(0),
+            view_changes: AtomicU64::new(0),
             looked: Mutex::new(None),
             pace,
         }
@@ -184,7 +198,10 @@ impl Shared {
         self.view.send_if_modified(|view| {
             let is_new = view.members() != owners;
             if is_new {
-                *view = Arc::new(View::new(owners));
+                let new = View::new(owners);
+                let is_other = u64::from(new.epoch() != view.epoch());
+                self.view_changes.fetch_add(is_other, Ordering::Relaxed);
+                *view = Arc::new(new);
                 tracing::info!(owners = view.members().len(), epoch = %view.epoch(), "who owns things has changed");
             }
             is_new

@@ -44,7 +44,7 @@ impl Chunked {
         let fills = layout.indexes(range.clone()).filter_map(|index| {
             let place = Place::of(digest, (index, layout), size_bytes);
             match self.pond.look(place.key, size_bytes, Purpose::Ahead) {
-                Look::Found(_) => None,
+                Look::Found(..) => None,
                 Look::Missing(_, writer) => Some((place, writer)),
             }
         });
@@ -76,7 +76,7 @@ impl Chunked {
                 continue;
             }
             match self.pond.look(place.key, place.blob_bytes, Purpose::Ahead) {
-                Look::Found(_) => begin(&mut fills),
+                Look::Found(..) => begin(&mut fills),
                 Look::Missing(_, writer) => fills.push((place, writer)),
             }
         }
@@ -138,6 +138,7 @@ impl Chunked {
         proof: &Proof,
     ) -> Result<(), Error> {
         let position = place.range.end - writer.missing_bytes();
+        writer.comes_from(source.origin());
         source.skip_to(position).await;
         // Who has to wait for memory lets go of the connection: others may need it to give some back.
         if !writer.begin_now() {
@@ -176,6 +177,7 @@ impl Chunked {
             Some(memory) => memory,
             None => self.memory_for(short, source).await,
         };
+        short.fills.iter_mut().for_each(|(_, writer)| writer.comes_from(source.origin()));
         while source.left_bytes() > 0 {
             let position = source.position();
             let fill = short.fill_at(position);

@@ -21,7 +21,7 @@ use swarm::Swarm;
 pub use swarm::{Neighbours, Part, PartBytes};
 
 use crate::{
-    cache::{Chunk, ChunkIndex, ChunkKey, ChunkLayout, Look, Pond, Purpose},
+    cache::{Chunk, ChunkIndex, ChunkKey, ChunkLayout, Look, Pond, Purpose, Use},
     cluster::exchange::Need,
     content::hash::HashThreads,
     oci::{ByteRange, Digest},
@@ -139,7 +139,7 @@ impl Chunked {
     /// A chunk: what there is of it, or what comes, maybe because this was called.
     fn chunk(self: &Arc<Self>, place: Place) -> (Chunk<Error>, Begun) {
         match self.pond.look(place.key, place.blob_bytes, Purpose::Reading) {
-            Look::Found(chunk) => (chunk, Begun::Before),
+            Look::Found(chunk, used) => (chunk, Begun::Before(used)),
             Look::Missing(chunk, writer) => {
                 let fills = vec![(place, writer)];
                 self.tasks.spawn("fill a chunk", Arc::clone(self).fill(fills, Need::Now));
@@ -160,7 +160,7 @@ impl Chunked {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Begun {
     /// Before anybody who reads it now had asked for it.
-    Before,
+    Before(Use),
     Now,
 }
 

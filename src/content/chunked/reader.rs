@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{Begun, Chunked, Place, pace::Pace, unavailable};
 use crate::{
-    cache::{Block, Chunk, ChunkIndex, ChunkLayout, Unfilled},
+    cache::{Block, Chunk, ChunkIndex, ChunkLayout, Unfilled, Use},
     oci::Digest,
     runtime::{Abandoned, FilePiece, WINDOW_PIECES, take_turns},
     storage::{Error, Fault, ObjectStream, READ_PATIENCE, layout},
@@ -143,7 +143,13 @@ impl Reader {
         let (place, found) = self.find().await?;
         let offset = self.range.start - place.range.start;
         let piece = match found {
-            Some((block, readable_end)) => block.piece(offset..readable_end.min(offset + most)),
+            Some((block, readable_end)) => {
+                let piece = block.piece(offset..readable_end.min(offset + most));
+                if self.current.as_ref().is_some_and(Current::is_used_again) {
+                    self.chunked.pond.read_again(piece.len());
+                }
+                piece
+            }
             None => {
                 let end = place.range.end.min(self.range.start + most.min(APART_BYTES));
                 self.chunked.apart.fetch(&self.chunked, &place, self.range.start..end).await?
@@ -215,6 +221,10 @@ impl State {
 }
 
 impl Current {
+    const fn is_used_again(&self) -> bool {
+        matches!(self.state, State::Near(_, Begun::Before(Use::Again)))
+    }
+
     /// Where the byte at `offset` is, when it is in memory, and where what can be read ends; `None` if the chunk was
     /// there and is gone.
     async fn find(
@@ -225,7 +235,7 @@ impl Current {
         if let State::Gone = self.state {
             match chunked.pond.get(&self.place.key) {
                 // Somebody else has had it fetched again.
-                Some(chunk) => self.state = State::Near(chunk, Begun::Before),
+                Some(chunk) => self.state = State::Near(chunk, Begun::Before(Use::Again)),
                 None if chunked.apart.is_wanted(&self.place).await => {
                     self.state = State::of(chunked.chunk(self.place.clone()));
                 }
@@ -240,7 +250,7 @@ impl Current {
             let found = match chunk.readable(offset).await {
                 Ok(found) => found,
                 // What made it fail may have been over before this reader came.
-                Err(_) if *begun == Begun::Before => {
+                Err(_) if matches!(begun, Begun::Before(_)) => {
                     let (chunk, _) = chunked.chunk(self.place.clone());
                     self.state = State::Near(chunk, Begun::Now);
                     continue;

@@ -7,7 +7,7 @@ use futures_util::TryStreamExt;
 
 use super::{Chunked, corrupt, proof::Check, unavailable};
 use crate::{
-    cache::ChunkWriter,
+    cache::{ChunkWriter, Origin},
     oci::{ByteRange, Digest},
     storage::{Error, Fault, ObjectStream, layout},
 };
@@ -85,6 +85,14 @@ impl Source {
     /// The same with the connection that brings it.
     pub(super) fn through(self, connection: ObjectStream) -> Self {
         Self { connection: Some(connection), ..self }
+    }
+
+    /// Where its bytes come from.
+    pub(super) const fn origin(&self) -> Origin {
+        match self.supply {
+            Supply::Storage => Origin::Storage,
+            Supply::Node => Origin::Peer,
+        }
     }
 
     /// The place of the next byte within the blob.

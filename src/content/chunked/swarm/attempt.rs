@@ -14,7 +14,7 @@ use super::{
     filling::{Come, Filling, Slot, is_short},
 };
 use crate::{
-    cache::{ChunkIndex, ChunkLayout, ChunkWriter},
+    cache::{ChunkIndex, ChunkLayout, ChunkWriter, Origin},
     cluster::{
         NodeId, Peer,
         exchange::{Answer, Attempt, Role, Trouble},
@@ -87,7 +87,7 @@ impl Chunked {
     /// Puts a question, and says what the answer means to the exchange.
     async fn put(&self, to: Peer, ask: &Ask) -> (Answer, Option<(u64, PartBody)>) {
         let Some(swarm) = &self.swarm else { return (Answer::Dead, None) };
-        let answered = match swarm.neighbours.client.ask(to, ask).await {
+        let answered = match swarm.put(to, ask).await {
             Ok(answered) if answered.node == to.id => answered,
             // Another node is there now.
             Ok(_) => return (Answer::Dead, None),
@@ -159,6 +159,7 @@ impl Chunked {
         let digest = place.key.digest;
         // Who had it before may have been stopped in the middle.
         writer.take_back();
+        writer.comes_from(Origin::Peer);
         let proof = self.proof(digest, place.blob_bytes).await?;
         let mut position = place.range.start + offset;
         let mut check = Check::of(&proof, place.range.end - writer.missing_bytes());

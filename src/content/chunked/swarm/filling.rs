@@ -113,7 +113,7 @@ impl Chunked {
         let layout = ChunkLayout::of(blob_bytes);
         let place = Place::of(part.digest, (ChunkIndex::new(number), layout), blob_bytes);
         match self.pond.look(place.key, blob_bytes, Purpose::Ahead) {
-            Look::Found(_) => None,
+            Look::Found(..) => None,
             Look::Missing(_, writer) => Some(Filling::Chunk(Box::new((place, writer)))),
         }
     }
@@ -124,7 +124,7 @@ impl Chunked {
         let missing = layout.indexes(0..blob_bytes).filter_map(|index| {
             let place = Place::of(digest, (index, layout), blob_bytes);
             match self.pond.look(place.key, blob_bytes, Purpose::Ahead) {
-                Look::Found(_) => None,
+                Look::Found(..) => None,
                 Look::Missing(_, writer) => Some((place, writer)),
             }
         });

@@ -4,9 +4,11 @@
 //! what comes into the item's *filling*. Whoever takes over from it waits until it has let go of that.
 
 mod attempt;
+mod figures;
 mod filling;
 mod serve;
 pub(super) mod table;
+mod traffic;
 
 use std::{
     collections::HashMap,
@@ -40,6 +42,7 @@ use crate::{
 };
 use filling::{Come, Filling, Slot};
 pub use serve::{Part, PartBytes};
+use traffic::Traffic;
 
 /// Other nodes, and how they are reached.
 #[derive(Clone, Debug)]
@@ -62,6 +65,7 @@ pub(super) struct Swarm {
     /// Requests of others that could be sent more now.
     lanes_busy: Arc<AtomicUsize>,
     next_ask: AtomicU64,
+    traffic: Traffic,
     /// The next deadline may have become another.
     changed: Notify,
 }
@@ -100,6 +104,7 @@ impl Swarm {
             began: Instant::now(),
             lanes_busy: Arc::default(),
             next_ask: AtomicU64::new(0),
+            traffic: Traffic::default(),
             changed: Notify::new(),
         }
     }

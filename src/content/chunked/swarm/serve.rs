@@ -275,6 +275,9 @@ impl Lane {
                     }
                 }
             };
+            if let (Some(piece), Some(swarm)) = (&piece, &lane.chunked.swarm) {
+                swarm.traffic.sent(piece.len());
+            }
             Ok(piece.map(|piece| (piece, (lane, reader))))
         }))
     }

@@ -93,7 +93,7 @@ impl Chunked {
             blob_bytes: Some(blob_bytes),
             origin: None,
         };
-        let answered = swarm.neighbours.client.ask(to, &ask).await;
+        let answered = swarm.put(to, &ask).await;
         let answered = answered.map_err(|error| failed(error.into()))?;
         let (length, body) = match answered.answer {
             Answer::Bytes { length, body, .. } => (length, body),

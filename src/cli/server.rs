@@ -1,6 +1,6 @@
 //! Where the daemon is, and as whom to ask it.
 
-use std::{fmt, fs, io, path::Path, str::FromStr};
+use std::{fmt, fs, io, net::SocketAddr, path::Path, str::FromStr};
 
 use reqwest::Url;
 
@@ -11,6 +11,12 @@ use crate::runtime::Secret;
 pub(super) struct Server(Url);
 
 impl Server {
+    /// The daemon at an address, without TLS.
+    pub(super) fn at(address: SocketAddr) -> Self {
+        let url = Url::parse(&format!("http://{address}"));
+        Self(url.expect("an address and a port make a URL"))
+    }
+
     /// The URL of a path of the daemon. `path` has no characters that a URL would have to escape.
     pub(super) fn url(&self, path: &str) -> Url {
         let mut url = self.0.clone();

@@ -1,0 +1,99 @@
+//! What went to other nodes, and what they have answered.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::Swarm;
+use crate::cluster::{
+    AskedCounts, Peer,
+    wire::{self, Answered, Ask, PartBody},
+};
+
+/// What went to other nodes so far, and how many questions to them have ended how.
+#[derive(Debug, Default)]
+pub(super) struct Traffic {
+    sent_bytes: AtomicU64,
+    /// By [`Outcome`].
+    asked: [AtomicU64; Outcome::COUNT],
+}
+
+/// How a question to another node has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    Bytes,
+    Referred,
+    Busy,
+    Unknown,
+    Failed,
+    Dead,
+    /// The answer was not waited for any more.
+    GivenUp,
+}
+
+impl Outcome {
+    const COUNT: usize = Self::GivenUp as usize + 1;
+
+    fn of(to: Peer, answered: &AnsweredPart) -> Self {
+        match answered {
+            Ok(answered) if answered.node == to.id => match &answered.answer {
+                wire::Answer::Bytes { .. } => Self::Bytes,
+                wire::Answer::Refer { .. } => Self::Referred,
+                wire::Answer::Busy { .. } => Self::Busy,
+                wire::Answer::Unknown => Self::Unknown,
+                wire::Answer::Failed { .. } => Self::Failed,
+            },
+            // Nobody answers, or another node that is there now.
+            Ok(_) | Err(_) => Self::Dead,
+        }
+    }
+}
+
+/// What another node has answered to a question for a part of a blob, or for its table.
+pub(super) type AnsweredPart = Result<Answered<wire::Answer<PartBody>>, wire::Error>;
+
+/// A question that is under way. It is counted when it is dropped.
+struct Question<'a> {
+    traffic: &'a Traffic,
+    outcome: Outcome,
+}
+
+impl Drop for Question<'_> {
+    fn drop(&mut self) {
+        self.traffic.asked[self.outcome as usize].fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Swarm {
+    /// Puts a question to another node, and counts how that ends.
+    pub(super) async fn put(&self, to: Peer, ask: &Ask) -> AnsweredPart {
+        let mut question = Question { traffic: &self.traffic, outcome: Outcome::GivenUp };
+        let answered = self.neighbours.client.ask(to, ask).await;
+        question.outcome = Outcome::of(to, &answered);
+        answered
+    }
+}
+
+impl Traffic {
+    /// Counts bytes of blobs that another node is sent.
+    pub(super) fn sent(&self, bytes: u64) {
+        self.sent_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// How many that were so far.
+    pub(super) fn sent_bytes(&self) -> u64 {
+        self.sent_bytes.load(Ordering::Relaxed)
+    }
+
+    /// How many questions have ended how.
+    pub(super) fn asked(&self) -> AskedCounts {
+        let count = |outcome: Outcome| self.asked[outcome as usize].load(Ordering::Relaxed);
+        AskedCounts {
+            bytes: count(Outcome::Bytes),
+            referred: count(Outcome::Referred),
+            busy: count(Outcome::Busy),
+            unknown: count(Outcome::Unknown),
+            failed: count(Outcome::Failed),
+            dead: count(Outcome::Dead),
+            given_up: count(Outcome::GivenUp),
+        }
+    }
+}
