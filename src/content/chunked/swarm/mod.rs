@@ -241,6 +241,8 @@ impl Chunked {
     pub(in crate::content) async fn run_swarm(self: Arc<Self>, shutdown: Shutdown) {
         let Some(swarm) = &self.swarm else { return };
         let mut views = swarm.neighbours.members.changes();
+        // What has changed since the exchange was made counts too.
+        views.mark_changed();
         loop {
             let deadline = swarm.state().exchange.deadline();
             let deadline = swarm.began + deadline.unwrap_or(Moment::from_secs(3600));
