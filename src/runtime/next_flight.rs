@@ -22,8 +22,35 @@ pub struct NextFlight<K, V> {
     operation: Operation,
 }
 
+/// All lines, by what they wait for.
+type Lines<K, V> = Arc<Mutex<HashMap<K, Queue<V>>>>;
+
 /// What is under way, and what waits behind it.
-type Lines<K, V> = Arc<Mutex<HashMap<K, Option<Boarding<V>>>>>;
+struct Queue<V> {
+    aloft: Aloft<V>,
+    next: Option<Boarding<V>>,
+}
+
+/// A flight that has begun.
+struct Aloft<V> {
+    flight: Flight<V>,
+    /// The flight of those whom its result does not help: it begins after the last of them has asked.
+    successor: Arc<Mutex<Option<Flight<V>>>>,
+}
+
+impl<V: Clone> Aloft<V> {
+    fn new(flight: &Flight<V>) -> Self {
+        Self { flight: flight.clone(), successor: Arc::default() }
+    }
+}
+
+/// How one who asks comes to a result.
+enum Seat<V, F> {
+    /// By a flight that has begun before; the work was not needed.
+    Before(Aloft<V>, F),
+    /// By one that begins, or has begun, after the question.
+    After(Flight<V>),
+}
 
 /// How flights are run.
 #[derive(Clone)]
@@ -75,20 +102,81 @@ where
         self.board(key, work).ended().await
     }
 
+    /// As [`NextFlight::run`], but the result of a flight that is under way will do if it `is_enough`, although it began
+    /// before this call.
+    ///
+    /// # Errors
+    /// As [`NextFlight::run`].
+    ///
+    /// # Cancel safety
+    /// As [`NextFlight::run`].
+    pub async fn run_unless<F>(
+        &self,
+        key: K,
+        is_enough: impl Fn(&V) -> bool + Send,
+        work: F,
+    ) -> Result<V, Abandoned>
+    where
+        F: Future<Output = V> + Send + 'static,
+    {
+        match self.join(key.clone(), work) {
+            Seat::After(flight) => flight.ended().await,
+            Seat::Before(Aloft { flight, successor }, work) => {
+                let ended = tokio::time::timeout(self.operation.patience, flight.ended()).await;
+                match ended {
+                    Ok(Ok(value)) if is_enough(&value) => Ok(value),
+                    _old_crashed_or_slow => self.succeed(&successor, key, work).ended().await,
+                }
+            }
+        }
+    }
+
+    /// The flight that is under way, or one that begins now.
+    fn join<F>(&self, key: K, work: F) -> Seat<V, F>
+    where
+        F: Future<Output = V> + Send + 'static,
+    {
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        match lines.get(&key) {
+            Some(Queue { aloft: Aloft { flight, successor }, .. }) => {
+                let (flight, successor) = (flight.clone(), Arc::clone(successor));
+                Seat::Before(Aloft { flight, successor }, work)
+            }
+            None => Seat::After(self.board_one(&mut lines, key, work)),
+        }
+    }
+
+    /// The flight after the one that has this successor, for all who were on that one.
+    fn succeed<F>(&self, successor: &Mutex<Option<Flight<V>>>, key: K, work: F) -> Flight<V>
+    where
+        F: Future<Output = V> + Send + 'static,
+    {
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut successor = successor.lock().unwrap_or_else(PoisonError::into_inner);
+        successor.get_or_insert_with(|| self.board_one(&mut lines, key, work)).clone()
+    }
+
     fn board<F>(&self, key: K, work: F) -> Flight<V>
     where
         F: Future<Output = V> + Send + 'static,
     {
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        self.board_one(&mut lines, key, work)
+    }
+
+    fn board_one<F>(&self, lines: &mut HashMap<K, Queue<V>>, key: K, work: F) -> Flight<V>
+    where
+        F: Future<Output = V> + Send + 'static,
+    {
         match lines.entry(key) {
-            Entry::Occupied(mut line) => {
-                line.get_mut().get_or_insert_with(|| Boarding::of(work)).flight.clone()
+            Entry::Occupied(mut queue) => {
+                let next = &mut queue.get_mut().next;
+                next.get_or_insert_with(|| Boarding::of(work)).flight.clone()
             }
-            Entry::Vacant(line) => {
+            Entry::Vacant(queue) => {
                 let first = Boarding::of(work);
-                let flight = first.flight.clone();
-                let key = Some(line.key().clone());
-                line.insert(None);
+                let (flight, key) = (first.flight.clone(), Some(queue.key().clone()));
+                queue.insert(Queue { aloft: Aloft::new(&flight), next: None });
                 let (line, operation) =
                     (Line { lines: Arc::clone(&self.lines), key }, self.operation.clone());
                 self.operation.tasks.spawn(operation.name, operation.clone().fly(line, first));
@@ -124,15 +212,18 @@ struct Line<K: Eq + Hash, V> {
     key: Option<K>,
 }
 
-impl<K: Eq + Hash, V> Line<K, V> {
+impl<K: Eq + Hash, V: Clone> Line<K, V> {
     /// The next flight, which nobody can board from now on; or the end of the line.
     fn depart(&mut self) -> Option<Boarding<V>> {
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        let next = lines.get_mut(self.key.as_ref()?).and_then(Option::take);
-        if next.is_none()
-            && let Some(key) = self.key.take()
-        {
-            lines.remove(&key);
+        let queue = lines.get_mut(self.key.as_ref()?)?;
+        let next = queue.next.take();
+        match &next {
+            Some(next) => queue.aloft = Aloft::new(&next.flight),
+            None => {
+                let key = self.key.take()?;
+                lines.remove(&key);
+            }
         }
         next
     }
@@ -299,6 +390,40 @@ mod tests {
         assert_eq!(began.elapsed(), PATIENCE);
         register.gate.add_permits(1);
         assert_eq!(slow.ended().await, Ok(0));
+    }
+
+    #[tokio::test]
+    async fn what_a_flight_under_way_says_is_enough_if_it_is_what_one_hopes_for() {
+        let (flights, register) = (flights(), Register::new());
+        let ask = |enough: bool| {
+            flights.run_unless("key", move |_: &usize| enough, register.clone().look())
+        };
+        for (enough, looks) in [(true, 1), (false, 2)] {
+            // The looks end when all have asked.
+            let permits = async {
+                settle().await;
+                settle().await;
+                register.gate.add_permits(looks);
+            };
+            let (values, ()) = tokio::join!(join_all((0..1_000).map(|_| ask(enough))), permits);
+            assert_eq!(values, [Ok(0); 1_000]);
+            assert_eq!(register.looks.swap(0, Ordering::SeqCst), looks, "enough: {enough}");
+            settle().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_not_enough_is_looked_at_after_the_question() {
+        let (flights, register) = (flights(), Register::new());
+        let first = flights.board("key", register.clone().look());
+        settle().await;
+        register.change();
+        let is_enough = |value: &usize| *value > 0;
+        let later = (0..10).map(|_| flights.run_unless("key", is_enough, register.clone().look()));
+        register.gate.add_permits(2);
+        assert_eq!(join_all(later).await, [Ok(1); 10]);
+        assert_eq!(first.ended().await, Ok(0));
+        assert_eq!(register.looks.load(Ordering::SeqCst), 2);
     }
 
     /// What happens next.
