@@ -3,6 +3,7 @@
 //! A node that looks for something asks the node that owns it. The owner is the only one that goes to the storage, and
 //! it keeps track of who has what: it serves a few, and refers all others to those.
 
+mod colleagues;
 mod config;
 pub mod exchange;
 mod hello;
@@ -14,6 +15,7 @@ mod status;
 mod view;
 pub mod wire;
 
+pub use colleagues::{Asked, Colleagues};
 pub use config::{Config, Discovery, GossipConfig, TlsFiles, Trust};
 pub use hello::{Hello, NodeState};
 pub use item::Item;

@@ -1,0 +1,215 @@
+//! Small questions and news between nodes.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use prometheus::{IntCounterVec, Opts};
+use tokio::time::{Instant, timeout_at};
+
+use super::{
+    Item, Members, NodeId, Peer,
+    wire::{CallAnswer, Error, PeerClient},
+};
+use crate::runtime::Tasks;
+
+/// Nodes that are told something at once.
+const TOLD_AT_ONCE: usize = 64;
+
+/// How long a node that did not answer is asked nothing: then it costs one question in so many seconds its time, and
+/// not each. Those who decide that it is gone for longer are [`Members`].
+const LEFT_ALONE: Duration = Duration::from_secs(2);
+
+/// Of whom nothing was heard for so long is told what there is, but not waited for. By then it owns nothing.
+const MISSING_AFTER: Duration = Duration::from_secs(12);
+
+/// What came of a question to the owner of something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// This node is to do the work itself: it is the owner, or no owner was there or willing.
+    Here,
+    /// The owner has answered.
+    There(Bytes),
+}
+
+/// Asks other nodes small questions, and tells them news. What is asked is only ever answered by the node that is asked:
+/// it does the work itself and passes nothing on. Cloning shares it.
+#[derive(Clone)]
+pub struct Colleagues(Arc<Shared>);
+
+struct Shared {
+    me: Peer,
+    members: Members,
+    client: PeerClient,
+    /// Those that are left alone, until then.
+    silent: Mutex<HashMap<NodeId, Instant>>,
+    unanswered: IntCounterVec,
+    tasks: Tasks,
+}
+
+impl Colleagues {
+    /// The other `members` of the cluster of node `me`, which are reached by `client`. Those of whom nothing was heard for
+    /// long are told news in `tasks`. What is not answered is counted in
+    /// `millpond_cluster_unanswered_calls_total{call}`.
+    ///
+    /// # Panics
+    /// If that is registered already: there is one cluster in a process.
+    #[must_use]
+    pub fn new(
+        (me, members): (Peer, Members),
+        client: PeerClient,
+        (tasks, metrics): (Tasks, &prometheus::Registry),
+    ) -> Self {
+        let opts = Opts::new(
+            "millpond_cluster_unanswered_calls_total",
+            "Small questions and news that another node has not answered",
+        );
+        let unanswered = IntCounterVec::new(opts, &["call"]).expect("the metric is well formed");
+        metrics.register(Box::new(unanswered.clone())).expect("the metric is registered once");
+        let silent = Mutex::default();
+        Self(Arc::new(Shared { me, members, client, silent, unanswered, tasks }))
+    }
+
+    /// Whether this node is the one to answer a question.
+    #[must_use]
+    pub fn is_owner(&self, item: Item) -> bool {
+        let owners = self.0.members.view().owners(item);
+        owners.iter().next().is_none_or(|first| first.id == self.0.me.id)
+    }
+
+    /// Asks the owner of `item`, which should be an [`Item::question`], or else who comes after it: until one answers, or
+    /// it would be this node's turn, or `patience` is over.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any time. Whether the question has reached the owner is not known then.
+    pub async fn ask_owner(
+        &self,
+        item: Item,
+        name: &'static str,
+        question: Bytes,
+        patience: Duration,
+    ) -> Asked {
+        let deadline = Instant::now() + patience;
+        let owners = self.0.members.view().owners(item);
+        for owner in owners.iter() {
+            if owner.id == self.0.me.id {
+                return Asked::Here;
+            }
+            if self.is_left_alone(owner.id) {
+                continue;
+            }
+            let asked = self.call(*owner, name, question.clone());
+            let Ok(answer) = timeout_at(deadline, asked).await else {
+                self.unanswered(*owner, name, &"it takes too long");
+                self.leave_alone(owner.id);
+                return Asked::Here;
+            };
+            if let Some(answer) = answer {
+                return Asked::There(answer);
+            }
+        }
+        Asked::Here
+    }
+
+    /// Tells every other node that is known, whether it owns things or not, and waits until all of them have answered,
+    /// but no longer than `patience`. Returns how many have been told. A node of which nothing was heard for long is told
+    /// too, but neither waited for nor counted.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any time. Who has been told is not known then.
+    pub async fn tell_all(&self, name: &'static str, news: Bytes, patience: Duration) -> usize {
+        let me = self.0.me.id;
+        let others = self.0.members.all().into_iter().filter(|known| known.peer.id != me);
+        let (missing, present): (Vec<_>, Vec<_>) =
+            others.partition(|known| known.silent_for >= MISSING_AFTER);
+        if !missing.is_empty() {
+            let (colleagues, news) = (self.clone(), news.clone());
+            let missing = missing.into_iter().map(|known| known.peer).collect();
+            self.0.tasks.spawn("tell silent nodes", async move {
+                colleagues.tell(missing, (name, news), patience).await
+            });
+        }
+        let present = present.into_iter().map(|known| known.peer).collect();
+        self.tell(present, (name, news), patience).await
+    }
+
+    async fn tell(
+        &self,
+        nodes: Vec<Peer>,
+        (name, news): (&'static str, Bytes),
+        patience: Duration,
+    ) -> usize {
+        let deadline = Instant::now() + patience;
+        let told = stream::iter(nodes).map(|node| {
+            let news = news.clone();
+            async move {
+                match timeout_at(deadline, self.call(node, name, news)).await {
+                    Ok(answer) => answer.is_some(),
+                    Err(_elapsed) => {
+                        self.unanswered(node, name, &"it takes too long");
+                        false
+                    }
+                }
+            }
+        });
+        told.buffer_unordered(TOLD_AT_ONCE).filter(|told| std::future::ready(*told)).count().await
+    }
+
+    /// What a node answers; nothing if it does not, or is not willing.
+    async fn call(&self, node: Peer, name: &'static str, question: Bytes) -> Option<Bytes> {
+        match self.0.client.call(node, name, question).await {
+            Ok(answered) => {
+                self.0.members.disagrees(answered.epoch);
+                self.heard(node.id);
+                match answered.answer {
+                    CallAnswer::Answered(answer) => Some(answer),
+                    other @ (CallAnswer::Unknown
+                    | CallAnswer::Busy { .. }
+                    | CallAnswer::Failed { .. }) => {
+                        tracing::debug!(node = %node.id, name, answer = ?other, "a node is not willing to answer");
+                        None
+                    }
+                }
+            }
+            Err(error) => {
+                self.unanswered(node, name, &error);
+                if let Error::Connect { .. } | Error::TimedOut { .. } = error {
+                    self.leave_alone(node.id);
+                }
+                None
+            }
+        }
+    }
+
+    fn unanswered(&self, node: Peer, name: &'static str, why: &dyn fmt::Display) {
+        tracing::debug!(node = %node.id, address = %node.address, name, error = %why, "a node has not answered");
+        self.0.unanswered.with_label_values(&[name]).inc();
+    }
+
+    fn is_left_alone(&self, node: NodeId) -> bool {
+        let mut silent = self.0.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        silent.retain(|_, until| *until > now);
+        silent.contains_key(&node)
+    }
+
+    fn leave_alone(&self, node: NodeId) {
+        let mut silent = self.0.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        silent.insert(node, Instant::now() + LEFT_ALONE);
+    }
+
+    fn heard(&self, node: NodeId) {
+        self.0.silent.lock().unwrap_or_else(PoisonError::into_inner).remove(&node);
+    }
+}
+
+impl fmt::Debug for Colleagues {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Colleagues").field("me", &self.0.me).finish_non_exhaustive()
+    }
+}
