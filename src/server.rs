@@ -102,9 +102,11 @@ impl Server {
             }
         };
         content.register_metrics(&metrics);
+        let colleagues = node.as_ref().map(Node::colleagues);
         let node = node.map(|node| (node, content.clone(), budget));
+        let means = (&tasks, &metrics);
         let registry =
-            Registry::new(config.registry.clone(), content, upstreams, (&tasks, &metrics));
+            Registry::new(config.registry.clone(), content, upstreams, colleagues, means);
         registry::register_metrics(&registry, &metrics);
         let settings = (config.api.clone(), hosts(&config));
         let api = Arc::new(Api::new(Arc::clone(&registry), settings, tasks.clone(), &metrics));
@@ -172,7 +174,8 @@ impl Server {
         if let Some(disk_keeper) = self.disk_keeper {
             tasks.spawn("cache on the disk", disk_keeper.run(shutdown.clone()));
         }
-        let node = self.node.map(|(node, content, budget)| node.run(content, budget));
+        let weak = Arc::downgrade(&registry);
+        let node = self.node.map(|(node, content, budget)| node.run((content, weak), budget));
         readiness.serving();
         shutdown.begun().await;
         tracing::info!("stopping: no new connections, waiting for the requests under way");

@@ -5,6 +5,7 @@ use std::{fmt, ops::Range, sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures_util::{TryStreamExt, future::join};
 use moka::future::Cache;
+use tokio::time::timeout;
 
 use super::{
     BlobHash, ChunkTable, ContentBytes, Error, Hashed, Neighbours, Part, Received,
@@ -19,7 +20,7 @@ use crate::{
         wire::{Answer, Ask},
     },
     oci::{Algorithm, ByteRange, Digest},
-    runtime::{BodyStream, ByteBudget, Shutdown, Tasks},
+    runtime::{BodyStream, ByteBudget, Pieces, Shutdown, Tasks},
     storage::{self, Opened, Piece, SharedStorage, WriteOptions, layout},
 };
 
@@ -29,6 +30,9 @@ const KNOWN_SIZES: u64 = 100_000;
 /// Above this length it pays to ask whether the content is there already, before the storage is made to
 /// copy it.
 const WORTH_ASKING_BYTES: u64 = 64 << 20;
+
+/// How long other nodes may take to bring small content. Who has waited for so long reads the storage.
+const OTHERS_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Content that is being read.
 pub struct Content {
@@ -163,10 +167,42 @@ impl ContentStore {
     /// [`Error::Unknown`]; [`Error::Mismatch`] if the stored bytes are not those of the digest; or a
     /// fault, also if there are more than `limit_bytes`.
     pub async fn read(&self, digest: &Digest, limit_bytes: u64) -> Result<Bytes, Error> {
+        if let Some(bytes) = self.read_from_others(digest, limit_bytes).await {
+            return Ok(bytes);
+        }
         let bytes = storage::read(&*self.storage, &layout::blob(digest), limit_bytes).await;
         let bytes = bytes.map_err(|error| named(error, digest))?;
         verify(*digest, Digest::of(digest.algorithm(), &bytes))?;
         Ok(bytes)
+    }
+
+    /// The same from other nodes, or by one that reads it for all. Whatever is wrong with that, the storage is asked then,
+    /// which says what is wrong.
+    async fn read_from_others(&self, digest: &Digest, limit_bytes: u64) -> Option<Bytes> {
+        let chunked = self.chunked.as_ref().filter(|chunked| chunked.is_in_cluster())?;
+        let read = async {
+            let (size_bytes, bytes) = chunked.open(digest, None).await?;
+            if size_bytes > limit_bytes {
+                return Ok(None);
+            }
+            let (mut pieces, mut stream) = (Pieces::default(), bytes.into_stream().await?);
+            while let Some(bytes) = stream.try_next().await? {
+                pieces.push(bytes);
+            }
+            Ok(Some(pieces.concat()))
+        };
+        let read: Result<Result<_, storage::Error>, _> = timeout(OTHERS_PATIENCE, read).await;
+        match read {
+            Ok(Ok(bytes)) => bytes.filter(|bytes| Digest::of(digest.algorithm(), bytes) == *digest),
+            Ok(Err(error)) => {
+                tracing::debug!(%digest, %error, "content does not come by way of other nodes");
+                None
+            }
+            Err(_elapsed) => {
+                tracing::debug!(%digest, "content does not come soon by way of other nodes");
+                None
+            }
+        }
     }
 
     /// Stores small content under its digest, which it returns.

@@ -43,7 +43,9 @@ pub struct Config {
     /// Memory for manifests that were read lately. Default: 32 MiB.
     pub manifest_memory: ByteSize,
     /// How long this process believes that a blob or manifest it has seen is still there, though another
-    /// process may have deleted it. Tags are never believed. Default: 10 s.
+    /// process may have deleted it. Tags are never believed. Default: 10 s. Nodes of one cluster tell each other what they
+    /// delete; of what other programs delete they may learn after twice this time, because they tell each other what
+    /// they believe.
     pub known_for: Duration,
     /// Unfinished uploads.
     pub uploads: UploadsConfig,

@@ -1,36 +1,30 @@
 //! Links: the small objects that make content part of a repository.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicU64, Ordering},
     time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
 use moka::sync::Cache;
 
-use super::Error;
+use super::{
+    Error,
+    calls::News,
+    readings::{Readings, read_link},
+    words::{Forget, Link, LinkQuestion},
+};
 use crate::{
-    oci::{Digest, RepositoryName},
-    runtime::{NextFlight, Tasks},
-    storage::{self, Key, ReadCost, SharedStorage, Storage, layout},
+    oci::{Digest, RepositoryName, Tag},
+    storage::{Key, SharedStorage, layout},
 };
 
 /// Links remembered at once. An entry is about 300 bytes.
 const KNOWN_LINKS: u64 = 100_000;
 
-/// Longest link: a digest, and whatever white space an editor left behind it.
-const LINK_MAX_BYTES: u64 = 256;
-
-/// How long readers of a link wait for those who asked before them. A bucket answers within a fraction of that; if one
-/// request is stuck, not everybody shall be.
-const READING_PATIENCE: Duration = Duration::from_secs(1);
-
 /// What a link makes part of a repository.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum LinkKind {
+pub enum LinkKind {
     /// A blob.
     Layer,
     /// A manifest.
@@ -38,7 +32,7 @@ pub(super) enum LinkKind {
 }
 
 impl LinkKind {
-    fn key(self, name: &RepositoryName, digest: &Digest) -> Key {
+    pub(super) fn key(self, name: &RepositoryName, digest: &Digest) -> Key {
         match self {
             Self::Layer => layout::layer_link(name, digest),
             Self::Revision => layout::revision_link(name, digest),
@@ -55,25 +49,30 @@ pub(super) struct Links {
     removals: AtomicU64,
     /// Where each reading is a request, those who want the same link at the same time share one.
     readings: Option<Readings>,
+    /// Other nodes believe links, too.
+    news: News,
+}
+
+/// Who is asked for a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reach {
+    /// The node that owns it.
+    AllNodes,
+    /// The storage, by this node.
+    ThisNode,
 }
 
 /// What is linked, where, and by which digest.
 type Entry = (LinkKind, RepositoryName, Digest);
 
-/// Links that are being read, each after the last one of its readers came: so that none of them is told what was
-/// true only before.
-type Readings = NextFlight<Key, Result<Option<Digest>, Arc<Error>>>;
-
 impl Links {
-    pub(super) fn new(storage: SharedStorage, known_for: Duration, tasks: &Tasks) -> Self {
+    pub(super) fn new(
+        storage: SharedStorage,
+        known_for: Duration,
+        (readings, news): (Option<Readings>, News),
+    ) -> Self {
         let known = Cache::builder().max_capacity(KNOWN_LINKS).time_to_live(known_for).build();
-        let readings = match storage.read_cost() {
-            ReadCost::Calls => None,
-            ReadCost::Request => {
-                Some(NextFlight::new("read a link", tasks.clone(), READING_PATIENCE))
-            }
-        };
-        Self { storage, known, removals: AtomicU64::new(0), readings }
+        Self { storage, known, removals: AtomicU64::new(0), readings, news }
     }
 
     /// The digest under which the linked content is stored, which may differ from the one it is linked by;
@@ -89,18 +88,18 @@ impl Links {
             return Ok(Some(stored));
         }
         // In a box of its own: every request for something that is known would need as much memory.
-        Box::pin(self.learn(entry)).await
+        Box::pin(self.learn(entry, Reach::AllNodes)).await
     }
 
     /// Reads a link, and believes it from now on if it is there.
-    async fn learn(&self, entry: Entry) -> Result<Option<Digest>, Error> {
-        let (kind, name, digest) = &entry;
+    async fn learn(&self, entry: Entry, reach: Reach) -> Result<Option<Digest>, Error> {
+        let (kind, name, digest) = entry.clone();
         let removals = self.removals();
-        let stored = self.read(&kind.key(name, digest)).await?;
-        if let Some(stored) = stored {
-            self.believe(entry, stored, removals);
+        let found = self.read((LinkQuestion::Content(kind, name, digest), removals), reach).await?;
+        if let Some(found) = found {
+            self.believe(entry, found.digest, removals);
         }
-        Ok(stored)
+        Ok(found.map(|found| found.digest))
     }
 
     /// Believes a link that was there after so many removals.
@@ -116,31 +115,53 @@ impl Links {
         self.removals.load(Ordering::SeqCst)
     }
 
-    /// What the link at `key` points to. A broken one points nowhere, as if it were missing: pushing again
-    /// mends it.
-    pub(super) async fn read(&self, key: &Key) -> Result<Option<Digest>, Error> {
-        match &self.readings {
-            None => read(&*self.storage, key).await,
-            Some(readings) => Box::pin(self.read_shared(readings, key)).await,
-        }
-    }
-
-    async fn read_shared(&self, readings: &Readings, key: &Key) -> Result<Option<Digest>, Error> {
-        let (storage, wanted) = (Arc::clone(&self.storage), key.clone());
-        let reading = async move { read(&*storage, &wanted).await.map_err(Arc::new) };
-        readings.run(key.clone(), reading).await?.map_err(Error::Shared)
-    }
-
-    /// As [`Links::read`], with the time at which the link was written.
-    pub(super) async fn read_dated(
+    /// Where a tag points.
+    pub(super) async fn read_tag(
         &self,
-        key: &Key,
+        name: &RepositoryName,
+        tag: &Tag,
+    ) -> Result<Option<Digest>, Error> {
+        let question = LinkQuestion::Tag(name.clone(), tag.clone());
+        Ok(self.read((question, 0), Reach::AllNodes).await?.map(|found| found.digest))
+    }
+
+    /// As [`Links::read_tag`], with the time at which that was written.
+    pub(super) async fn read_tag_dated(
+        &self,
+        name: &RepositoryName,
+        tag: &Tag,
     ) -> Result<Option<(Digest, SystemTime)>, Error> {
-        let Some(digest) = self.read(key).await? else { return Ok(None) };
-        match self.storage.head(key).await {
-            Ok(meta) => Ok(Some((digest, meta.modified))),
-            Err(error) if error.is_not_found() => Ok(None),
-            Err(error) => Err(error.into()),
+        let question = LinkQuestion::DatedTag(name.clone(), tag.clone());
+        let found = self.read((question, 0), Reach::AllNodes).await?;
+        Ok(found.and_then(|found| Some((found.digest, found.modified?))))
+    }
+
+    /// What a link says, after so many removals.
+    async fn read(&self, wanted: (LinkQuestion, u64), reach: Reach) -> Result<Option<Link>, Error> {
+        let Some(readings) = &self.readings else {
+            return read_link(&*self.storage, &wanted.0).await;
+        };
+        let reading = match reach {
+            Reach::AllNodes => Box::pin(readings.read(wanted)).await,
+            Reach::ThisNode => readings.read_here(wanted).await,
+        };
+        reading.map_err(Error::Shared)
+    }
+
+    /// Answers another node, which takes this one for the one that reads a link for all.
+    pub(super) async fn answer(&self, question: LinkQuestion) -> Result<Option<Link>, Error> {
+        match question {
+            LinkQuestion::Content(kind, name, digest) => {
+                let entry = (kind, name, digest);
+                let stored = match self.known.get(&entry) {
+                    Some(stored) => Some(stored),
+                    None => self.learn(entry, Reach::ThisNode).await?,
+                };
+                Ok(stored.map(|digest| Link { digest, modified: None }))
+            }
+            LinkQuestion::Tag(..) | LinkQuestion::DatedTag(..) => {
+                self.read((question, 0), Reach::ThisNode).await
+            }
         }
     }
 
@@ -163,35 +184,27 @@ impl Links {
     }
 
     /// Believes a link no more, nor what is being learnt of it.
-    fn forget(&self, entry: &Entry) {
+    pub(super) fn forget(&self, entry: &Entry) {
         self.removals.fetch_add(1, Ordering::SeqCst);
         self.known.invalidate(entry);
     }
 
-    /// Takes content out of a repository; says whether it was in it.
+    /// Takes content out of a repository; says whether it was in it. When this returns, no other node believes that it
+    /// is, unless it cannot be reached.
     pub(super) async fn remove(
         &self,
         kind: LinkKind,
         name: &RepositoryName,
         digest: &Digest,
     ) -> Result<bool, Error> {
-        let key = kind.key(name, digest);
-        let existed = self.read(&key).await?.is_some();
+        let question = LinkQuestion::Content(kind, name.clone(), *digest);
+        let key = question.key();
+        // Not what was true a moment ago: it may have been removed since.
+        let existed = read_link(&*self.storage, &question).await?.is_some();
         self.storage.delete(std::slice::from_ref(&key)).await?;
         self.forget(&(kind, name.clone(), *digest));
+        let repository = name.clone();
+        self.news.tell(&Forget::Link { kind, repository, digest: *digest }).await;
         Ok(existed)
     }
-}
-
-async fn read(storage: &dyn Storage, key: &Key) -> Result<Option<Digest>, Error> {
-    let bytes = match storage::read(storage, key, LINK_MAX_BYTES).await {
-        Ok(bytes) => bytes,
-        Err(error) if error.is_not_found() => return Ok(None),
-        Err(error) => return Err(error.into()),
-    };
-    let digest = std::str::from_utf8(&bytes).ok().and_then(|text| text.trim().parse().ok());
-    if digest.is_none() {
-        tracing::warn!(%key, "this link does not hold a digest and is treated as missing");
-    }
-    Ok(digest)
 }

@@ -3,6 +3,7 @@
 //! No HTTP and no authorisation here: callers have decided who may call.
 
 mod blobs;
+mod calls;
 mod catalog;
 mod config;
 mod error;
@@ -14,17 +15,20 @@ mod ordered;
 mod pieces;
 mod place;
 mod purge;
+mod readings;
 mod reaper;
 mod referrers;
 mod session;
 mod tags;
 mod uploads;
+mod words;
 
 use std::{fmt, sync::Arc};
 
 pub use catalog::CatalogPage;
 pub use config::{Config, References, UploadsConfig};
 pub use error::Error;
+pub use links::LinkKind;
 pub use manifests::StoredManifest;
 pub use metrics::register as register_metrics;
 pub use mirror::{Freshness, Mirrored, ServedManifest};
@@ -33,17 +37,21 @@ pub use purge::run as run_purges;
 pub use referrers::ReferrersPage;
 pub use tags::TagPage;
 pub use uploads::{Chunk, UploadStatus};
+pub use words::{Forget, InvalidWords, Link, LinkQuestion};
 
 use crate::{
+    cluster::Colleagues,
     content::ContentStore,
     oci::RepositoryName,
     runtime::Tasks,
-    storage::{ListQuery, SharedStorage, layout},
+    storage::{ListQuery, ReadCost, SharedStorage, layout},
     upstream::Upstreams,
 };
+use calls::News;
 use links::Links;
 use manifests::ManifestMemory;
 use mirror::Mirrors;
+use readings::Readings;
 use reaper::Reaper;
 use referrers::Subjects;
 use session::Sessions;
@@ -60,12 +68,13 @@ pub struct Registry {
     sessions: Sessions,
     reaper: Reaper,
     mirrors: Mirrors,
+    news: News,
     tasks: Tasks,
 }
 
 impl Registry {
     /// The registry on `content` and the storage below it, and mirror of `upstreams`. Its background work runs in
-    /// `tasks`.
+    /// `tasks`. Of several nodes of one cluster, each has one, and they tell each other what has changed.
     ///
     /// # Panics
     /// If its metrics are already registered: there is one registry in a process.
@@ -74,17 +83,24 @@ impl Registry {
         config: Config,
         content: ContentStore,
         upstreams: Upstreams,
+        colleagues: Option<Colleagues>,
         (tasks, metrics): (&Tasks, &prometheus::Registry),
     ) -> Arc<Self> {
         let storage = Arc::clone(content.storage());
+        let news = News::new(colleagues.clone(), tasks.clone());
+        let readings = match storage.read_cost() {
+            ReadCost::Calls => None,
+            ReadCost::Request => Some(Readings::new(Arc::clone(&storage), tasks, colleagues)),
+        };
         Arc::new(Self {
             content,
-            links: Links::new(Arc::clone(&storage), config.known_for, tasks),
+            links: Links::new(Arc::clone(&storage), config.known_for, (readings, news.clone())),
             manifests: ManifestMemory::new(config.manifest_memory),
             subjects: Subjects::new(),
             sessions: Sessions::new(config.uploads.age),
             reaper: Reaper::start(Arc::clone(&storage), tasks),
             mirrors: Mirrors::new(upstreams, tasks, metrics),
+            news,
             tasks: tasks.clone(),
             config,
             storage,

@@ -111,6 +111,14 @@ impl Sessions {
         self.open.invalidate(id).await;
     }
 
+    /// Has whoever receives bytes for a session stop, because its client has come back through another process; what
+    /// this one knows of it counts no more.
+    pub(super) async fn let_go(&self, id: &UploadId) {
+        if let Some(slot) = self.open.remove(id).await {
+            slot.requests.send_modify(|count| *count = count.wrapping_add(1));
+        }
+    }
+
     /// Sessions this process works on.
     pub(super) fn count(&self) -> u64 {
         // The cache's own count is only brought up to date now and then.

@@ -64,7 +64,7 @@ impl Repository {
     /// several readers: a read never returns an older value than the last acknowledged push, whichever process
     /// took it.
     pub(super) async fn resolve_tag(&self, tag: &Tag) -> Result<Option<Digest>, Error> {
-        self.registry.links.read(&layout::tag_current(&self.name, tag)).await
+        self.registry.links.read_tag(&self.name, tag).await
     }
 
     /// Writes down that `tags` have pointed to `digest`: docker-registry's garbage collector expects it.

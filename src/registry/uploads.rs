@@ -20,6 +20,7 @@ use super::{
     links::LinkKind,
     pieces::StoredPieces,
     session::{Session, Slot},
+    words::Forget,
 };
 use crate::{
     content::{BlobHash, Hashed, Received},
@@ -153,7 +154,7 @@ impl Repository {
         *known = Some(session.clone());
         finished?;
         self.registry.links.add(LinkKind::Layer, &self.name, digest).await?;
-        self.registry.sessions.end(&position.id).await;
+        self.end_session(&position.id).await;
         self.registry.reaper.remove(session.keys());
         Ok(())
     }
@@ -197,10 +198,10 @@ impl Repository {
     pub async fn cancel_upload(&self, position: UploadPosition) -> Result<(), Error> {
         let slot = self.upload_slot(position).await?;
         let mut known = slot.take_over().await;
-        let session = self.session_at(&mut known, position, None).await?;
+        let session = self.take_session(&mut known, position, None).await?;
         // For the other processes, which would take the bare identity for a new session.
         self.registry.storage.put(&layout::upload_cancelled(&position.id), Bytes::new()).await?;
-        self.registry.sessions.end(&position.id).await;
+        self.end_session(&position.id).await;
         self.registry.reaper.remove(session.keys());
         Ok(())
     }
@@ -221,7 +222,7 @@ impl Repository {
         range: Option<&Range<u64>>,
     ) -> Result<Session, Error> {
         let claimed = range.map(|range| range.start).or(position.offset);
-        let session = self.session_at(known, position, claimed).await?;
+        let session = self.take_session(known, position, claimed).await?;
         let offset = session.offset();
         let agrees = |claim: u64| claim == offset;
         if claimed.is_none_or(agrees) && position.offset.is_none_or(agrees) {
@@ -229,6 +230,20 @@ impl Repository {
         } else {
             Err(Error::UploadOffset { offset })
         }
+    }
+
+    /// As [`Self::session_at`], for who changes the session. A process that has to look into the storage has not been the
+    /// last one to work on it: whoever that is shall know that its client is here now.
+    async fn take_session(
+        &self,
+        known: &mut Option<Session>,
+        position: UploadPosition,
+        claimed: Option<u64>,
+    ) -> Result<Session, Error> {
+        if !is_known_at(known.as_ref(), claimed) {
+            self.registry.news.tell(&Forget::UploadTaken(position.id)).await;
+        }
+        self.session_at(known, position, claimed).await
     }
 
     /// The session, from memory if it ends there at `claimed`, else from storage.
@@ -242,11 +257,10 @@ impl Repository {
         if self.registry.sessions.has_ended(&position.id).await {
             return Err(Error::UploadUnknown);
         }
-        match (&*known, claimed) {
-            (Some(session), Some(claimed)) if session.offset() == claimed => {
-                return Ok(session.clone());
-            }
-            _ => {}
+        if let Some(session) = &*known
+            && is_known_at(Some(session), claimed)
+        {
+            return Ok(session.clone());
         }
         let stored = self.stored_pieces(&position.id).await?;
         let mut session = stored.session(claimed, known.as_ref());
@@ -381,6 +395,12 @@ impl Repository {
         }
     }
 
+    /// Ends a session here, and soon on every other node.
+    async fn end_session(&self, id: &UploadId) {
+        self.registry.sessions.end(id).await;
+        self.registry.news.tell_later(Forget::UploadEnded(*id));
+    }
+
     fn begin_hash(&self, algorithm: Algorithm) -> BlobHash {
         self.registry.content.begin_hash(algorithm)
     }
@@ -388,6 +408,11 @@ impl Repository {
     fn empty_session(&self, algorithm: Algorithm) -> Session {
         Session::empty(self.begin_hash(algorithm))
     }
+}
+
+/// Whether a session is known to end where the client says.
+fn is_known_at(known: Option<&Session>, claimed: Option<u64>) -> bool {
+    claimed.is_some() && known.map(Session::offset) == claimed
 }
 
 fn now() -> std::time::Duration {

@@ -1,6 +1,10 @@
 //! This node among others: what it asks them with, and what it answers them.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::{FutureExt, TryStreamExt};
@@ -10,7 +14,7 @@ use crate::{
     api::{Listener, PEER_LIMITS, PartError, PartStream, PeerFace, PeerHandler, Transport},
     cache,
     cluster::{
-        self, Epoch, Hello, Joined, Members, NodeId,
+        self, Colleagues, Epoch, Hello, Joined, Members, NodeId,
         wire::{
             Answer, Ask, CallAnswer, CertificateFiles, CertificateKeeper, PeerCertificates,
             PeerClient, SharedSecret, Trust,
@@ -18,6 +22,7 @@ use crate::{
     },
     config::Config,
     content::{ContentStore, Neighbours, Part},
+    registry::Registry,
     runtime::{ByteBudget, Shutdown, Tasks},
     telemetry::{register_counter, register_gauge},
 };
@@ -34,6 +39,7 @@ pub(super) struct Node {
     members: Members,
     joined: Joined,
     client: PeerClient,
+    colleagues: Colleagues,
     trust: Trust,
     certificates: Option<CertificateKeeper>,
     listener: Listener,
@@ -74,7 +80,9 @@ impl Node {
         };
         let (members, joined) = Members::join(&config.cluster, id, Arc::new(ask)).await?;
         register_members(metrics, &members);
-        Ok(Some(Self { members, joined, client, trust, certificates, listener, tasks }))
+        let me = (members.hello().peer, members.clone());
+        let colleagues = Colleagues::new(me, client.clone(), (tasks.clone(), metrics));
+        Ok(Some(Self { members, joined, client, colleagues, trust, certificates, listener, tasks }))
     }
 
     /// What content needs to know of the other nodes.
@@ -87,11 +95,22 @@ impl Node {
         }
     }
 
-    /// Begins to look for other nodes and to answer them. Copies of what they are sent are paid for from `budget`.
-    pub(super) fn run(self, content: ContentStore, budget: ByteBudget) -> RunningNode {
-        let Self { members, joined, client, trust, certificates, listener, tasks } = self;
+    /// What a registry asks other nodes with.
+    pub(super) fn colleagues(&self) -> Colleagues {
+        self.colleagues.clone()
+    }
+
+    /// Begins to look for other nodes and to answer them, questions about links as long as the registry is there. Copies
+    /// of what they are sent are paid for from `budget`.
+    pub(super) fn run(
+        self,
+        (content, registry): (ContentStore, Weak<Registry>),
+        budget: ByteBudget,
+    ) -> RunningNode {
+        let Self { members, joined, client, trust, certificates, listener, tasks, .. } = self;
         let shutdown = Shutdown::new();
-        let handler = Arc::new(Answers { content: content.clone(), members: members.clone() });
+        let answers = Answers { content: content.clone(), registry, members: members.clone() };
+        let handler = Arc::new(answers);
         let face = PeerFace::new(handler, &trust, budget, tasks.clone());
         tasks.spawn("peer listener", listener.serve(face, tasks.clone(), shutdown.clone()));
         tasks.spawn("members", joined.run(shutdown.clone()));
@@ -164,6 +183,8 @@ fn trust(config: &cluster::Trust) -> Result<(Trust, Option<CertificateKeeper>), 
 #[derive(Debug)]
 struct Answers {
     content: ContentStore,
+    /// It ends before this does.
+    registry: Weak<Registry>,
     members: Members,
 }
 
@@ -175,8 +196,11 @@ impl PeerHandler for Answers {
         })
     }
 
-    async fn call(&self, _name: &str, _question: Bytes) -> CallAnswer {
-        CallAnswer::Unknown
+    async fn call(&self, name: &str, question: Bytes) -> CallAnswer {
+        match self.registry.upgrade() {
+            Some(registry) => registry.answer(name, &question).await,
+            None => CallAnswer::Failed { is_retryable: true },
+        }
     }
 
     fn hello(&self) -> Bytes {

@@ -82,7 +82,7 @@ impl Cluster {
     }
 
     /// Waits until all nodes know all others, of which `owners` own something.
-    async fn agree(&self, owners: usize) {
+    pub(crate) async fn agree(&self, owners: usize) {
         let expected = (self.nodes.len() as u64, owners as u64);
         let wait = async {
             loop {

@@ -37,6 +37,7 @@ mod chunk_tables;
 mod chunks;
 mod client;
 mod cluster;
+mod cluster_links;
 mod cluster_status;
 mod connections;
 mod content;

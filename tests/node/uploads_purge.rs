@@ -43,7 +43,7 @@ async fn purge(node: &TestNode, later: Duration) -> u64 {
         let upstreams =
             Upstreams::new(&config.upstreams, &tasks, &metrics).expect("there are none");
         let content = ContentStore::new(driver.shared(), config.registry.known_for, tasks.clone());
-        Registry::new(config.registry, content, upstreams, (&tasks, &metrics))
+        Registry::new(config.registry, content, upstreams, None, (&tasks, &metrics))
     };
     let found = registry.purge_uploads(SystemTime::now() + later).await.unwrap();
     drop(registry);

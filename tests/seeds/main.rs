@@ -28,6 +28,8 @@ mod link;
 mod manifest;
 #[path = "../fuzz/checks/name.rs"]
 mod name;
+#[path = "../fuzz/checks/node_words.rs"]
+mod node_words;
 #[path = "../fuzz/checks/pattern.rs"]
 mod pattern;
 #[path = "../fuzz/checks/peer_request.rs"]
@@ -67,6 +69,7 @@ replay_each! {
     links_hold: "link" => |seed| link::check(text(seed));
     manifests_hold: "manifest" => manifest::check;
     names_hold: "name" => |seed| name::check(text(seed));
+    node_words_hold: "node_words" => |seed| node_words::check(text(seed));
     patterns_hold: "pattern" => |seed| pattern::check(text(seed));
     peer_requests_hold: "peer_request" => |seed| peer_request::check(text(seed));
     quotas_hold: "quota" => |seed| quota::check(text(seed));

@@ -102,7 +102,7 @@ impl Chunked {
     }
 
     /// Whether other nodes may have what this one misses.
-    const fn is_in_cluster(&self) -> bool {
+    pub(in crate::content) const fn is_in_cluster(&self) -> bool {
         self.swarm.is_some()
     }
 

@@ -13,7 +13,6 @@ use crate::{
     oci::{Digest, Reference, RepositoryName, Tag},
     registry::{Error, StoredManifest},
     runtime::{Flight, SingleFlight, Tasks},
-    storage::layout,
     upstream::{self, Policy},
 };
 
@@ -205,8 +204,7 @@ impl Mirrored {
     }
 
     async fn held_tag(&self, tag: &Tag) -> Result<Option<HeldTag>, Error> {
-        let key = layout::tag_current(self.name(), tag);
-        let held = self.registry.links.read_dated(&key).await?;
+        let held = self.registry.links.read_tag_dated(self.name(), tag).await?;
         Ok(held.map(|(digest, modified)| HeldTag {
             digest,
             // A storage whose clock is ahead has written just now.

@@ -1,0 +1,157 @@
+//! Links that are read, once for many who want the same.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+
+use super::{
+    Error,
+    words::{Link, LinkQuestion},
+};
+use crate::{
+    cluster::{Asked, Colleagues, Item},
+    oci::{Algorithm, Digest},
+    runtime::{NextFlight, Tasks},
+    storage::{SharedStorage, Storage, read},
+};
+
+/// Longest link: a digest, and whatever white space an editor left behind it.
+const LINK_MAX_BYTES: u64 = 256;
+
+/// How long readers of a link wait for those who asked before them. A bucket answers within a fraction of that; if one
+/// request is stuck, not everybody shall be.
+const READING_PATIENCE: Duration = Duration::from_secs(1);
+
+/// The same, for those who wait for another node: that one has them share, and this only keeps down how often the same is
+/// asked.
+const ASKING_PATIENCE: Duration = Duration::from_millis(20);
+
+/// How long another node may take to answer. Who has waited for so long reads the storage, where the answer is.
+const OWNER_PATIENCE: Duration = Duration::from_millis(300);
+
+/// The call by which a link is asked for.
+pub(super) const LINK: &str = "link";
+
+/// What was found, shared by all who wanted to know.
+type Reading = Result<Option<Link>, Arc<Error>>;
+
+/// What is read, after so many removals: whoever asks after one was made known shares nothing with those who asked
+/// before.
+type Wanted = (LinkQuestion, u64);
+
+/// Reads of links in a storage where each is a request. None of those who share one is told what was true only before
+/// it asked; but that content is in a repository is good enough if it was so a moment ago, because it is believed for
+/// much longer afterwards.
+#[derive(Clone, Debug)]
+pub(super) struct Readings(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    storage: SharedStorage,
+    flights: NextFlight<Wanted, Reading>,
+    others: Option<Others>,
+}
+
+/// Nodes with which readings are shared, too: each link is read by the one that owns it.
+#[derive(Debug)]
+struct Others {
+    colleagues: Colleagues,
+    questions: NextFlight<Wanted, Reading>,
+}
+
+impl Readings {
+    pub(super) fn new(
+        storage: SharedStorage,
+        tasks: &Tasks,
+        colleagues: Option<Colleagues>,
+    ) -> Self {
+        let flights = NextFlight::new("read a link", tasks.clone(), READING_PATIENCE);
+        let others = colleagues.map(|colleagues| {
+            let questions = NextFlight::new("ask for a link", tasks.clone(), ASKING_PATIENCE);
+            Others { colleagues, questions }
+        });
+        Self(Arc::new(Shared { storage, flights, others }))
+    }
+
+    /// What a link says: read here, or by the node that owns it.
+    pub(super) async fn read(&self, wanted: Wanted) -> Reading {
+        let Some(others) = &self.0.others else { return self.read_here(wanted).await };
+        let words = wanted.0.to_string();
+        let item = Item::question(&Digest::of(Algorithm::Sha256, words.as_bytes()));
+        if others.colleagues.is_owner(item) {
+            return self.read_here(wanted).await;
+        }
+        let (readings, question, asked) = (self.clone(), wanted.clone(), others.colleagues.clone());
+        let asking = async move {
+            match asked.ask_owner(item, LINK, Bytes::from(words), OWNER_PATIENCE).await {
+                Asked::Here => readings.read_here(question).await,
+                Asked::There(answer) => match understood(&answer) {
+                    Some(found) => Ok(found),
+                    None => readings.read_here(question).await,
+                },
+            }
+        };
+        share(&others.questions, wanted, asking).await
+    }
+
+    /// What a link says, read here whoever owns it.
+    pub(super) async fn read_here(&self, wanted: Wanted) -> Reading {
+        let (storage, question) = (Arc::clone(&self.0.storage), wanted.0.clone());
+        let reading = async move { read_link(&*storage, &question).await.map_err(Arc::new) };
+        share(&self.0.flights, wanted, reading).await
+    }
+}
+
+async fn share(
+    flights: &NextFlight<Wanted, Reading>,
+    wanted: Wanted,
+    work: impl Future<Output = Reading> + Send + 'static,
+) -> Reading {
+    let shared = match &wanted.0 {
+        LinkQuestion::Content(..) => {
+            flights.run_unless(wanted, |reading| matches!(reading, Ok(Some(_))), work).await
+        }
+        LinkQuestion::Tag(..) | LinkQuestion::DatedTag(..) => flights.run(wanted, work).await,
+    };
+    shared.unwrap_or_else(|abandoned| Err(Arc::new(abandoned.into())))
+}
+
+/// What a node is answered that asks for a link.
+pub(super) fn answer(found: Option<Link>) -> Bytes {
+    Bytes::from(found.map(|link| link.to_string()).unwrap_or_default())
+}
+
+/// What the owner of a link has answered; nothing if that makes no sense.
+fn understood(answer: &[u8]) -> Option<Option<Link>> {
+    match std::str::from_utf8(answer).ok()? {
+        "" => Some(None),
+        text => text.parse().ok().map(Some),
+    }
+}
+
+/// What a link says. A broken one points nowhere, as if it were missing: pushing again mends it.
+pub(super) async fn read_link(
+    storage: &dyn Storage,
+    question: &LinkQuestion,
+) -> Result<Option<Link>, Error> {
+    let key = question.key();
+    let bytes = match read(storage, &key, LINK_MAX_BYTES).await {
+        Ok(bytes) => bytes,
+        Err(error) if error.is_not_found() => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let digest = std::str::from_utf8(&bytes).ok().and_then(|text| text.trim().parse().ok());
+    let Some(digest) = digest else {
+        tracing::warn!(%key, "this link does not hold a digest and is treated as missing");
+        return Ok(None);
+    };
+    let modified = match question {
+        LinkQuestion::Content(..) | LinkQuestion::Tag(..) => None,
+        LinkQuestion::DatedTag(..) => match storage.head(&key).await {
+            Ok(meta) => Some(meta.modified),
+            Err(error) if error.is_not_found() => return Ok(None),
+            Err(error) => return Err(error.into()),
+        },
+    };
+    Ok(Some(Link { digest, modified }))
+}
