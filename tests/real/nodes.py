@@ -1,8 +1,10 @@
 """Several Millponds on one bucket, and a load balancer before them."""
 
 import re
+import urllib.request
 
 from case import Case
+from process import free_port, wait_until
 from registries import Millpond
 from round_robin import RoundRobin
 import wire
@@ -13,13 +15,28 @@ NODES = 3
 class Node(Millpond):
     """A Millpond that has others beside it."""
 
+    def __init__(self, *args):
+        self.peer_address = f"127.0.0.1:{free_port()}"
+        super().__init__(*args)
+
     def join(self, nodes):
         """Tells it of all nodes, before it starts."""
         self.write(self.settings() | self.cluster(nodes))
 
-    def cluster(self, _nodes):
-        """More sections of its configuration. Nodes share nothing but the bucket yet."""
-        return {}
+    def cluster(self, nodes):
+        """More sections of its configuration."""
+        return {"cluster": {
+            "listen": self.peer_address,
+            "members": [node.peer_address for node in nodes],
+            "secret": "a secret of the nodes under test",
+            "warm_up": "0s",
+        }}
+
+    def known(self):
+        """How many nodes it knows, itself among them."""
+        with urllib.request.urlopen(f"http://{self.admin_address}/metrics", timeout=5) as answer:
+            text = answer.read().decode()
+        return int(re.search(r"^millpond_cluster_members (\d+)$", text, re.MULTILINE)[1])
 
 
 class NodesCase(Case):
@@ -36,6 +53,7 @@ class NodesCase(Case):
         for node in cls.nodes:
             node.join(cls.nodes)
             cls.start(node)
+        wait_until(lambda: all(node.known() == NODES for node in cls.nodes), "nodes to find each other")
         # What the report quotes when a test fails.
         cls.registry = cls.nodes[0]
         cls.clients = [wire.Client(node.address) for node in cls.nodes]
