@@ -1,15 +1,12 @@
 //! What the nodes of one cluster tell each other of links, tags and uploads.
 
-use std::{
-    net::TcpListener,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{net::TcpListener, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::future::join_all;
 use http::Method;
 use tempfile::TempDir;
+use tokio::time::Instant;
 
 use crate::{
     cluster::Cluster,
