@@ -92,6 +92,7 @@ impl Node {
             members: self.members.clone(),
             client: self.client.clone(),
             uploads: config.cluster.uploads,
+            tasks: self.tasks.clone(),
         }
     }
 

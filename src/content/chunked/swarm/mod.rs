@@ -37,7 +37,7 @@ use crate::{
         wire::{PartName, PeerClient},
     },
     oci::Digest,
-    runtime::Shutdown,
+    runtime::{Shutdown, Tasks},
     storage::{Error, Fault, layout},
 };
 use filling::{Come, Filling, Slot};
@@ -55,6 +55,8 @@ pub struct Neighbours {
     pub client: PeerClient,
     /// Parts that are sent to others at once, while there are more who want some.
     pub uploads: usize,
+    /// Where parts are got. Not among the tasks of requests: what nobody here waits for is no reason not to end.
+    pub tasks: Tasks,
 }
 
 /// This node's part in the exchange.
@@ -172,6 +174,7 @@ impl Chunked {
     }
 
     fn act(self: &Arc<Self>, swarm: &Swarm, state: &mut State) {
+        let tasks = &swarm.neighbours.tasks;
         while let Some(action) = state.exchange.next_action() {
             match action {
                 Action::Ask { attempt, to, role, hop, avoid, is_served } => {
@@ -179,14 +182,14 @@ impl Chunked {
                     let words = attempt::Words { role, hop, avoid, is_served };
                     let place = wanted.place();
                     let task = Arc::clone(self).ask(attempt, to, words, place);
-                    let task = AbortOnDropHandle::new(self.tasks.spawn("ask a node", task));
+                    let task = AbortOnDropHandle::new(tasks.spawn("ask a node", task));
                     state.attempts.insert(attempt, task);
                 }
                 Action::Fetch { attempt } => {
                     let Some(wanted) = state.wanted.get(&attempt.item) else { continue };
                     let place = wanted.place();
                     let task = Arc::clone(self).fetch(attempt, place);
-                    let task = AbortOnDropHandle::new(self.tasks.spawn("fetch a part", task));
+                    let task = AbortOnDropHandle::new(tasks.spawn("fetch a part", task));
                     state.attempts.insert(attempt, task);
                 }
                 Action::Cancel { attempt } => drop(state.attempts.remove(&attempt)),
@@ -198,7 +201,7 @@ impl Chunked {
                 Action::Lose { item, why } => {
                     if let Some(wanted) = state.wanted.remove(&item) {
                         let error = wanted.lost(why);
-                        self.tasks.spawn("give a part up", async move { wanted.fail(error).await });
+                        tasks.spawn("give a part up", async move { wanted.fail(error).await });
                     }
                 }
             }
