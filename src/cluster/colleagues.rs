@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -21,9 +21,16 @@ use crate::runtime::Tasks;
 /// Nodes that are told something at once.
 const TOLD_AT_ONCE: usize = 64;
 
+/// Nodes of which it is known when they answered: more than make sense in one cluster.
+const NODES_MOST: usize = 4096;
+
 /// How long a node that did not answer is asked nothing: then it costs one question in so many seconds its time, and
 /// not each. Those who decide that it is gone for longer are [`Members`].
 const LEFT_ALONE: Duration = Duration::from_secs(2);
+
+/// Who has answered something within this time and now takes too long has much to do, or its storage is slow: asking
+/// somebody else instead would only have the same done twice.
+const HEARD_LATELY: Duration = Duration::from_secs(1);
 
 /// Of whom nothing was heard for so long is told what there is, but not waited for. By then it owns nothing.
 const MISSING_AFTER: Duration = Duration::from_secs(12);
@@ -37,6 +44,13 @@ pub enum Asked {
     There(Bytes),
 }
 
+/// When a node answered last, or did not.
+#[derive(Clone, Copy, Debug)]
+enum Pulse {
+    Heard(Instant),
+    LeftAlone { until: Instant },
+}
+
 /// Asks other nodes small questions, and tells them news. What is asked is only ever answered by the node that is asked:
 /// it does the work itself and passes nothing on. Cloning shares it.
 #[derive(Clone)]
@@ -46,8 +60,7 @@ struct Shared {
     me: Peer,
     members: Members,
     client: PeerClient,
-    /// Those that are left alone, until then.
-    silent: Mutex<HashMap<NodeId, Instant>>,
+    pulses: Mutex<HashMap<NodeId, Pulse>>,
     unanswered: IntCounterVec,
     tasks: Tasks,
 }
@@ -71,8 +84,8 @@ impl Colleagues {
         );
         let unanswered = IntCounterVec::new(opts, &["call"]).expect("the metric is well formed");
         metrics.register(Box::new(unanswered.clone())).expect("the metric is registered once");
-        let silent = Mutex::default();
-        Self(Arc::new(Shared { me, members, client, silent, unanswered, tasks }))
+        let pulses = Mutex::default();
+        Self(Arc::new(Shared { me, members, client, pulses, unanswered, tasks }))
     }
 
     /// Whether this node is the one to answer a question.
@@ -106,7 +119,7 @@ impl Colleagues {
             let asked = self.call(*owner, name, question.clone());
             let Ok(answer) = timeout_at(deadline, asked).await else {
                 self.unanswered(*owner, name, &"it takes too long");
-                self.leave_alone(owner.id);
+                self.too_slow(owner.id);
                 return Asked::Here;
             };
             if let Some(answer) = answer {
@@ -192,19 +205,33 @@ impl Colleagues {
     }
 
     fn is_left_alone(&self, node: NodeId) -> bool {
-        let mut silent = self.0.silent.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        silent.retain(|_, until| *until > now);
-        silent.contains_key(&node)
+        let pulse = self.pulses().get(&node).copied();
+        matches!(pulse, Some(Pulse::LeftAlone { until }) if Instant::now() < until)
     }
 
     fn leave_alone(&self, node: NodeId) {
-        let mut silent = self.0.silent.lock().unwrap_or_else(PoisonError::into_inner);
-        silent.insert(node, Instant::now() + LEFT_ALONE);
+        let until = Instant::now() + LEFT_ALONE;
+        self.pulses().insert(node, Pulse::LeftAlone { until });
+    }
+
+    fn too_slow(&self, node: NodeId) {
+        let pulse = self.pulses().get(&node).copied();
+        match pulse {
+            Some(Pulse::Heard(last)) if last.elapsed() < HEARD_LATELY => {}
+            Some(Pulse::Heard(_) | Pulse::LeftAlone { .. }) | None => self.leave_alone(node),
+        }
     }
 
     fn heard(&self, node: NodeId) {
-        self.0.silent.lock().unwrap_or_else(PoisonError::into_inner).remove(&node);
+        let mut pulses = self.pulses();
+        if pulses.len() >= NODES_MOST {
+            pulses.clear();
+        }
+        pulses.insert(node, Pulse::Heard(Instant::now()));
+    }
+
+    fn pulses(&self) -> MutexGuard<'_, HashMap<NodeId, Pulse>> {
+        self.0.pulses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,7 +1,10 @@
 //! Links: the small objects that make content part of a repository.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -44,13 +47,53 @@ impl LinkKind {
 #[derive(Debug)]
 pub(super) struct Links {
     storage: SharedStorage,
-    known: Cache<Entry, Digest>,
-    /// Counts removals: what was learnt or written while one was under way may be gone.
-    removals: AtomicU64,
+    beliefs: Beliefs,
     /// Where each reading is a request, those who want the same link at the same time share one.
     readings: Option<Readings>,
     /// Other nodes believe links, too.
     news: News,
+}
+
+/// Links that are believed to be there. Cloning shares them.
+#[derive(Clone, Debug)]
+pub(super) struct Beliefs {
+    known: Cache<Entry, Digest>,
+    /// Counts removals: what was learnt or written while one was under way may be gone.
+    removals: Arc<AtomicU64>,
+}
+
+/// What is linked, where, and by which digest.
+pub(super) type Entry = (LinkKind, RepositoryName, Digest);
+
+impl Beliefs {
+    pub(super) fn new(known_for: Duration) -> Self {
+        let known = Cache::builder().max_capacity(KNOWN_LINKS).time_to_live(known_for).build();
+        Self { known, removals: Arc::default() }
+    }
+
+    /// The digest under which something is stored that is believed to be linked.
+    pub(super) fn get(&self, entry: &Entry) -> Option<Digest> {
+        self.known.get(entry)
+    }
+
+    /// Believes a link that was there after so many removals.
+    pub(super) fn believe(&self, entry: Entry, stored: Digest, removals: u64) {
+        self.known.insert(entry.clone(), stored);
+        if self.removals() != removals {
+            // It may be this one that was removed, and forgotten before it was known.
+            self.known.invalidate(&entry);
+        }
+    }
+
+    /// Believes a link no more, nor what is being learnt of it.
+    fn forget(&self, entry: &Entry) {
+        self.removals.fetch_add(1, Ordering::SeqCst);
+        self.known.invalidate(entry);
+    }
+
+    fn removals(&self) -> u64 {
+        self.removals.load(Ordering::SeqCst)
+    }
 }
 
 /// Who is asked for a link.
@@ -62,17 +105,13 @@ enum Reach {
     ThisNode,
 }
 
-/// What is linked, where, and by which digest.
-type Entry = (LinkKind, RepositoryName, Digest);
-
 impl Links {
     pub(super) fn new(
         storage: SharedStorage,
-        known_for: Duration,
+        beliefs: Beliefs,
         (readings, news): (Option<Readings>, News),
     ) -> Self {
-        let known = Cache::builder().max_capacity(KNOWN_LINKS).time_to_live(known_for).build();
-        Self { storage, known, removals: AtomicU64::new(0), readings, news }
+        Self { storage, beliefs, readings, news }
     }
 
     /// The digest under which the linked content is stored, which may differ from the one it is linked by;
@@ -84,7 +123,7 @@ impl Links {
         digest: &Digest,
     ) -> Result<Option<Digest>, Error> {
         let entry = (kind, name.clone(), *digest);
-        if let Some(stored) = self.known.get(&entry) {
+        if let Some(stored) = self.beliefs.get(&entry) {
             return Ok(Some(stored));
         }
         // In a box of its own: every request for something that is known would need as much memory.
@@ -94,25 +133,12 @@ impl Links {
     /// Reads a link, and believes it from now on if it is there.
     async fn learn(&self, entry: Entry, reach: Reach) -> Result<Option<Digest>, Error> {
         let (kind, name, digest) = entry.clone();
-        let removals = self.removals();
+        let removals = self.beliefs.removals();
         let found = self.read((LinkQuestion::Content(kind, name, digest), removals), reach).await?;
         if let Some(found) = found {
-            self.believe(entry, found.digest, removals);
+            self.beliefs.believe(entry, found.digest, removals);
         }
         Ok(found.map(|found| found.digest))
-    }
-
-    /// Believes a link that was there after so many removals.
-    fn believe(&self, entry: Entry, stored: Digest, removals: u64) {
-        self.known.insert(entry.clone(), stored);
-        if self.removals() != removals {
-            // It may be this one that was removed, and forgotten before it was known.
-            self.known.invalidate(&entry);
-        }
-    }
-
-    fn removals(&self) -> u64 {
-        self.removals.load(Ordering::SeqCst)
     }
 
     /// Where a tag points.
@@ -153,7 +179,7 @@ impl Links {
         match question {
             LinkQuestion::Content(kind, name, digest) => {
                 let entry = (kind, name, digest);
-                let stored = match self.known.get(&entry) {
+                let stored = match self.beliefs.get(&entry) {
                     Some(stored) => Some(stored),
                     None => self.learn(entry, Reach::ThisNode).await?,
                 };
@@ -172,9 +198,9 @@ impl Links {
         name: &RepositoryName,
         digest: &Digest,
     ) -> Result<(), Error> {
-        let removals = self.removals();
+        let removals = self.beliefs.removals();
         self.write(&kind.key(name, digest), digest).await?;
-        self.believe((kind, name.clone(), *digest), *digest, removals);
+        self.beliefs.believe((kind, name.clone(), *digest), *digest, removals);
         Ok(())
     }
 
@@ -185,8 +211,7 @@ impl Links {
 
     /// Believes a link no more, nor what is being learnt of it.
     pub(super) fn forget(&self, entry: &Entry) {
-        self.removals.fetch_add(1, Ordering::SeqCst);
-        self.known.invalidate(entry);
+        self.beliefs.forget(entry);
     }
 
     /// Takes content out of a repository; says whether it was in it. When this returns, no other node believes that it

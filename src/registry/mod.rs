@@ -48,7 +48,7 @@ use crate::{
     upstream::Upstreams,
 };
 use calls::News;
-use links::Links;
+use links::{Beliefs, Links};
 use manifests::ManifestMemory;
 use mirror::Mirrors;
 use readings::Readings;
@@ -88,13 +88,17 @@ impl Registry {
     ) -> Arc<Self> {
         let storage = Arc::clone(content.storage());
         let news = News::new(colleagues.clone(), tasks.clone());
+        let beliefs = Beliefs::new(config.known_for);
         let readings = match storage.read_cost() {
             ReadCost::Calls => None,
-            ReadCost::Request => Some(Readings::new(Arc::clone(&storage), tasks, colleagues)),
+            ReadCost::Request => {
+                let means = (Arc::clone(&storage), beliefs.clone());
+                Some(Readings::new(means, tasks, colleagues))
+            }
         };
         Arc::new(Self {
             content,
-            links: Links::new(Arc::clone(&storage), config.known_for, (readings, news.clone())),
+            links: Links::new(Arc::clone(&storage), beliefs, (readings, news.clone())),
             manifests: ManifestMemory::new(config.manifest_memory),
             subjects: Subjects::new(),
             sessions: Sessions::new(config.uploads.age),

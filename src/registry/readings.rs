@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::{
     Error,
+    links::Beliefs,
     words::{Link, LinkQuestion},
 };
 use crate::{
@@ -48,6 +49,7 @@ pub(super) struct Readings(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     storage: SharedStorage,
+    beliefs: Beliefs,
     flights: NextFlight<Wanted, Reading>,
     others: Option<Others>,
 }
@@ -61,7 +63,7 @@ struct Others {
 
 impl Readings {
     pub(super) fn new(
-        storage: SharedStorage,
+        (storage, beliefs): (SharedStorage, Beliefs),
         tasks: &Tasks,
         colleagues: Option<Colleagues>,
     ) -> Self {
@@ -70,7 +72,7 @@ impl Readings {
             let questions = NextFlight::new("ask for a link", tasks.clone(), ASKING_PATIENCE);
             Others { colleagues, questions }
         });
-        Self(Arc::new(Shared { storage, flights, others }))
+        Self(Arc::new(Shared { storage, beliefs, flights, others }))
     }
 
     /// What a link says: read here, or by the node that owns it.
@@ -83,10 +85,13 @@ impl Readings {
         }
         let (readings, question, asked) = (self.clone(), wanted.clone(), others.colleagues.clone());
         let asking = async move {
+            if let Some(link) = readings.believed(&question) {
+                return Ok(Some(link));
+            }
             match asked.ask_owner(item, LINK, Bytes::from(words), OWNER_PATIENCE).await {
                 Asked::Here => readings.read_here(question).await,
                 Asked::There(answer) => match understood(&answer) {
-                    Some(found) => Ok(found),
+                    Some(found) => Ok(readings.learnt(question, found)),
                     None => readings.read_here(question).await,
                 },
             }
@@ -96,9 +101,34 @@ impl Readings {
 
     /// What a link says, read here whoever owns it.
     pub(super) async fn read_here(&self, wanted: Wanted) -> Reading {
-        let (storage, question) = (Arc::clone(&self.0.storage), wanted.0.clone());
-        let reading = async move { read_link(&*storage, &question).await.map_err(Arc::new) };
+        let (readings, question) = (self.clone(), wanted.clone());
+        let reading = async move {
+            if let Some(link) = readings.believed(&question) {
+                return Ok(Some(link));
+            }
+            let found = read_link(&*readings.0.storage, &question.0).await.map_err(Arc::new)?;
+            Ok(readings.learnt(question, found))
+        };
         share(&self.0.flights, wanted, reading).await
+    }
+
+    /// What another flight has found, which ended when this one was about to begin.
+    fn believed(&self, (question, _): &Wanted) -> Option<Link> {
+        match question {
+            LinkQuestion::Content(kind, name, digest) => {
+                let stored = self.0.beliefs.get(&(*kind, name.clone(), *digest))?;
+                Some(Link { digest: stored, modified: None })
+            }
+            LinkQuestion::Tag(..) | LinkQuestion::DatedTag(..) => None,
+        }
+    }
+
+    /// Believes what was found before the flight ends: whoever comes later finds one or the other.
+    fn learnt(&self, (question, removals): Wanted, found: Option<Link>) -> Option<Link> {
+        if let (LinkQuestion::Content(kind, name, digest), Some(link)) = (question, found) {
+            self.0.beliefs.believe((kind, name, digest), link.digest, removals);
+        }
+        found
     }
 }
 
