@@ -25,11 +25,7 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{
-    Chunked,
-    fill::{Fill, ShortFill},
-    unavailable,
-};
+use super::{Chunked, fill::Fill, unavailable};
 use crate::{
     cluster::{
         Item, Members, Peer,
@@ -220,7 +216,7 @@ impl Chunked {
         let mut late = Vec::new();
         self.tell(swarm, |state, now| match ended {
             Ok(()) => {
-                late.extend(state.wanted.remove(&item).map(|wanted| (wanted.part, wanted.late)));
+                late = state.wanted.remove(&item).map_or_else(Vec::new, |wanted| wanted.late);
                 state.exchange.arrived(item, now);
             }
             Err((error, trouble)) => {
@@ -230,11 +226,8 @@ impl Chunked {
                 state.exchange.broke(attempt, trouble, now);
             }
         });
-        for (part, fills) in late.into_iter().filter(|(_, fills)| !fills.is_empty()) {
-            let Some((first, _)) = fills.first() else { continue };
-            let named = (part.digest, first.blob_bytes);
-            let short = ShortFill::new(self, named, fills);
-            self.want(swarm, (part, Need::Now), Filling::Short(Box::new(short)));
+        for fill in late {
+            self.want_chunk(swarm, fill, Need::Now);
         }
         // Last, because this may end the task that calls.
         drop(swarm.state().attempts.remove(&attempt));
