@@ -13,8 +13,6 @@ pub(super) struct Errand {
     pub(super) is_deputy: bool,
     pub(super) quest: Quest,
     pub(super) source: Option<Source>,
-    /// The number of the last attempt.
-    pub(super) number: u32,
     /// Bytes of it that are here.
     pub(super) received: u64,
     /// Nodes that were named and have not been asked.
@@ -47,7 +45,7 @@ pub(super) enum Quest {
     /// It waits for its turn to be fetched.
     FetchTurn,
     /// Somebody was asked.
-    Asking { number: u32, to: NodeId, role: Role },
+    Asking { number: u64, to: NodeId, role: Role },
     /// It is looked for again later.
     Pausing,
 }
@@ -55,7 +53,7 @@ pub(super) enum Quest {
 /// Where it comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Source {
-    pub(super) number: u32,
+    pub(super) number: u64,
     /// `None` if it is fetched from where all of it comes from.
     pub(super) from: Option<NodeId>,
     pub(super) since: Moment,
@@ -74,7 +72,6 @@ impl Errand {
             is_deputy: false,
             quest: Quest::Idle,
             source: None,
-            number: 0,
             received: 0,
             candidates: Vec::new(),
             avoid: Vec::new(),

@@ -60,6 +60,8 @@ pub struct Exchange {
     usual: Moment,
     /// Items that have come here so far.
     arrivals: u64,
+    /// The number of the last attempt.
+    last_attempt: u64,
     /// Owners that are passed over because they are slow, and until when.
     slow_owners: HashMap<NodeId, Moment>,
     actions: VecDeque<Action>,
@@ -121,6 +123,7 @@ impl Exchange {
             timers: BinaryHeap::from([Reverse((SWEEP, Timer::Sweep))]),
             usual: outbound::USUAL_FIRST,
             arrivals: 0,
+            last_attempt: 0,
             slow_owners: HashMap::new(),
             actions: VecDeque::new(),
             counts: Counts::default(),
@@ -194,5 +197,39 @@ impl Exchange {
 
     fn timer(&mut self, at: Moment, timer: Timer) {
         self.timers.push(Reverse((at, timer)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, SocketAddr};
+
+    use super::*;
+    use crate::oci::{Algorithm, Digest};
+
+    /// The next attempt to fetch something.
+    fn fetch(exchange: &mut Exchange) -> Attempt {
+        match exchange.next_action() {
+            Some(Action::Fetch { attempt }) => attempt,
+            other => panic!("{other:?} is to be done, and nothing is fetched"),
+        }
+    }
+
+    #[test]
+    fn what_is_wanted_again_is_not_taken_for_what_was_wanted_before() {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
+        let me = Peer { id: NodeId::new(1), address };
+        let alone = Arc::new(View::new(Vec::new()));
+        let mut exchange = Exchange::new(me, Limits::default(), alone);
+        let item = Item::part(&Digest::of(Algorithm::Sha256, b"a blob"), 0);
+        exchange.want(item, Need::Now, Moment::ZERO);
+        let before = fetch(&mut exchange);
+        exchange.arrived(item, Moment::ZERO);
+        exchange.want(item, Need::Now, Moment::ZERO);
+        let after = fetch(&mut exchange);
+        assert_ne!(before, after);
+        // The first attempt ends late.
+        exchange.broke(before, Trouble::Broken, Moment::ZERO);
+        assert_eq!(exchange.next_action(), None, "the second goes on");
     }
 }

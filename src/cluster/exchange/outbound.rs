@@ -205,10 +205,11 @@ impl Exchange {
 
     fn ask(&mut self, item: Item, to: Peer, role: Role, now: Moment) {
         let Some(errand) = self.errands.get_mut(&item) else { return };
-        errand.number += 1;
-        errand.quest = Quest::Asking { number: errand.number, to: to.id, role };
+        self.last_attempt += 1;
+        let number = self.last_attempt;
+        errand.quest = Quest::Asking { number, to: to.id, role };
         self.actions.push_back(Action::Ask {
-            attempt: Attempt { item, number: errand.number },
+            attempt: Attempt { item, number },
             to,
             role,
             hop: errand.hop,
@@ -234,8 +235,8 @@ impl Exchange {
             if errand.quest != Quest::FetchTurn {
                 continue;
             }
-            errand.number += 1;
-            let number = errand.number;
+            self.last_attempt += 1;
+            let number = self.last_attempt;
             self.fetches.begun();
             self.take_from(item, Source { number, from: None, since: now, marked: 0 }, now);
             self.actions.push_back(Action::Fetch { attempt: Attempt { item, number } });

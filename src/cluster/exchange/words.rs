@@ -101,8 +101,8 @@ pub enum Stock {
 pub struct Attempt {
     /// What is wanted.
     pub item: Item,
-    /// Which attempt it is.
-    pub number: u32,
+    /// Which attempt it is. No other one of the same exchange has this number, also none for the same item later.
+    pub number: u64,
 }
 
 /// What another node has answered.
