@@ -139,3 +139,33 @@ async fn a_blob_that_all_nodes_are_asked_for_costs_the_bucket_one_copy() {
         assert_eq!(cluster.asked(), BTreeMap::new(), "{length}: it is all there");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_blob_that_all_nodes_are_asked_for_at_once_is_given_by_all_of_them() {
+    let cluster = Cluster::of(3, &[]).await;
+    for (round, node) in (0..30).zip(cluster.nodes.iter().cycle()) {
+        let blob = pattern(100, round);
+        let digest = node.push_blob("a", &blob).await;
+        let path = format!("/v2/a/blobs/{digest}");
+        // Twice as long as a node that does not answer holds others up.
+        let pulls = cluster.nodes.iter().map(|node| node.get(&path).expect(200));
+        let answers = tokio::time::timeout(Duration::from_secs(4), join_all(pulls)).await;
+        let answers = answers.unwrap_or_else(|_| panic!("round {round}: they wait for each other"));
+        assert!(answers.iter().all(|answer| answer.body == blob), "round {round}: other bytes");
+    }
+    let mut asked = cluster.asked();
+    asked.retain(|line, _| line.starts_with("GET "));
+    assert_eq!(asked.len(), 30, "{asked:?}");
+    asked.retain(|_, times| *times > 1);
+    assert_eq!(asked, BTreeMap::new(), "the bucket was asked for each once");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_ends_has_told_the_others_before_it_is_gone() {
+    let mut cluster = Cluster::of(3, &[]).await;
+    let mut leaving = cluster.nodes.pop().expect("there are three");
+    leaving.stop().await;
+    for node in &cluster.nodes {
+        assert_eq!(members(node).await, (3, 2), "it is known, and owns nothing");
+    }
+}

@@ -141,12 +141,13 @@ impl Chunked {
         if !matches!(filling, Filling::Unopened(_)) {
             return;
         }
-        self.lengths.insert(digest, blob_bytes).await;
         let opened = if blob_bytes == 0 {
             Filling::Over
         } else {
             self.filling_for_others(&first_part(digest), blob_bytes).unwrap_or(Filling::Over)
         };
+        // Only now: whoever knows the length may read, and what nobody fills would be fetched once more for that.
+        self.lengths.insert(digest, blob_bytes).await;
         if let Filling::Unopened(waiting) = std::mem::replace(filling, opened) {
             let _nobody_may_wait = waiting.send(Ok(blob_bytes));
         }

@@ -97,7 +97,14 @@ impl Chunked {
             return Ok(Some(told));
         }
         match (ask.role, ask.hop) {
-            (Role::Holder, _) => Ok(None),
+            // It may have asked for the part itself, and be about to learn how long the blob is.
+            (Role::Holder, _) => match self.openings.running(digest) {
+                Some(opening) => {
+                    let opened = tokio::time::timeout(OPENING, opening.ended()).await;
+                    Ok(opened.ok().and_then(|ended| ended.ok()?.ok()))
+                }
+                None => Ok(None),
+            },
             // Not for long: what is open takes its turn with everything else that is fetched.
             (Role::Owner | Role::Deputy, 0) => {
                 let length = tokio::time::timeout(OPENING, self.length(digest, None)).await;
