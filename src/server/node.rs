@@ -30,6 +30,12 @@ use crate::{
 /// How long another node may take for the head of an answer. What it has to wait for itself takes less, or it says so.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// The call by which a node says that it is about to end.
+const LEAVING: &str = "leaving";
+
+/// How long others may take to note that. Who does not hears nothing of this node soon.
+const LEAVING_PATIENCE: Duration = Duration::from_millis(500);
+
 /// How long connections with other nodes may go on when nothing else does.
 const GRACE: Duration = Duration::from_secs(1);
 
@@ -52,6 +58,7 @@ pub(super) struct Node {
 pub(super) struct RunningNode {
     members: Members,
     client: PeerClient,
+    colleagues: Colleagues,
     tasks: Tasks,
     shutdown: Shutdown,
 }
@@ -108,7 +115,8 @@ impl Node {
         (content, registry): (ContentStore, Weak<Registry>),
         budget: ByteBudget,
     ) -> RunningNode {
-        let Self { members, joined, client, trust, certificates, listener, tasks, .. } = self;
+        let Self { members, joined, client, colleagues, trust, certificates, listener, tasks } =
+            self;
         let shutdown = Shutdown::new();
         let answers = Answers { content: content.clone(), registry, members: members.clone() };
         let handler = Arc::new(answers);
@@ -119,7 +127,7 @@ impl Node {
         if let Some(certificates) = certificates {
             tasks.spawn("peer certificates", certificates.keep_fresh(shutdown.clone()));
         }
-        RunningNode { members, client, tasks, shutdown }
+        RunningNode { members, client, colleagues, tasks, shutdown }
     }
 }
 
@@ -127,6 +135,10 @@ impl RunningNode {
     /// Tells the others that this node is going to end.
     pub(super) fn drain(&self) {
         self.members.drain();
+        let (colleagues, hello) = (self.colleagues.clone(), hello(&self.members));
+        self.tasks.spawn("say that this node is about to end", async move {
+            colleagues.tell_all(LEAVING, hello, LEAVING_PATIENCE).await
+        });
     }
 
     /// Ends what there is with other nodes.
@@ -198,6 +210,15 @@ impl PeerHandler for Answers {
     }
 
     async fn call(&self, name: &str, question: Bytes) -> CallAnswer {
+        if name == LEAVING {
+            return match serde_json::from_slice(&question) {
+                Ok(hello) => {
+                    self.members.told(hello);
+                    CallAnswer::Answered(Bytes::new())
+                }
+                Err(_nonsense) => CallAnswer::Failed { is_retryable: false },
+            };
+        }
         match self.registry.upgrade() {
             Some(registry) => registry.answer(name, &question).await,
             None => CallAnswer::Failed { is_retryable: true },
@@ -205,12 +226,17 @@ impl PeerHandler for Answers {
     }
 
     fn hello(&self) -> Bytes {
-        let hello = serde_json::to_vec(&self.members.hello());
-        Bytes::from(hello.expect("numbers and words have a form in JSON"))
+        hello(&self.members)
     }
 
     fn node(&self) -> (NodeId, Epoch) {
         let hello = self.members.hello();
         (hello.peer.id, hello.epoch)
     }
+}
+
+/// What this node says of itself, in JSON.
+fn hello(members: &Members) -> Bytes {
+    let hello = serde_json::to_vec(&members.hello());
+    Bytes::from(hello.expect("numbers and words have a form in JSON"))
 }

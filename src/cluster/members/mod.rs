@@ -133,9 +133,14 @@ impl Members {
     }
 
     /// Says from now on that this node is about to end: it owns nothing any more. It is still to answer others, who learn
-    /// of it within seconds.
+    /// of it when they ask next, or are told.
     pub fn drain(&self) {
         self.0.change(|book, _| book.drain());
+    }
+
+    /// Another node has said this of itself without being asked, such as that it is about to end.
+    pub fn told(&self, hello: Hello) {
+        self.0.change(|book, now| book.heard(hello.peer.address, hello.into(), now));
     }
 
     /// Another node told this epoch. If this node has another one, it looks at once who there is, though not more than
