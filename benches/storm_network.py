@@ -212,9 +212,13 @@ class Network:
     def sent_bytes(self):
         """What has come from each host until now, by its number. A packet that a card would have cut into
         many has one header here, so that this is little more than what was sent in it."""
+        return {number: sent for number, (sent, _) in self.passed_bytes().items()}
+
+    def passed_bytes(self):
+        """What has come from each host and what has gone to it until now, by its number."""
         links = {each["ifname"]: each for each in json.loads(self.at_switch("-s", "-j", "link"))}
-        hosts = (self.origin, *self.hosts, *self.extras)
-        return {host.number: links[host.port]["stats64"]["rx"]["bytes"] for host in hosts}
+        counts = {host.number: links[host.port]["stats64"] for host in (self.origin, *self.hosts, *self.extras)}
+        return {number: (count["rx"]["bytes"], count["tx"]["bytes"]) for number, count in counts.items()}
 
 
 def joint(half):
