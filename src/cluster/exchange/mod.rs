@@ -207,6 +207,13 @@ mod tests {
     use super::*;
     use crate::oci::{Algorithm, Digest};
 
+    /// Of a node that knows no other.
+    fn alone() -> Exchange {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
+        let me = Peer { id: NodeId::new(1), address };
+        Exchange::new(me, Limits::default(), Arc::new(View::new(Vec::new())))
+    }
+
     /// The next attempt to fetch something.
     fn fetch(exchange: &mut Exchange) -> Attempt {
         match exchange.next_action() {
@@ -216,11 +223,20 @@ mod tests {
     }
 
     #[test]
+    fn what_tells_what_else_is_wanted_does_not_wait_for_what_is_wanted_already() {
+        let mut exchange = alone();
+        let item = |number| Item::part(&Digest::of(Algorithm::Sha256, b"a blob"), number);
+        (1..9).for_each(|number| exchange.want(item(number), Need::Now, Moment::ZERO));
+        let (running, _) = exchange.fetches();
+        while exchange.next_action().is_some() {}
+        exchange.want(item(0), Need::Open, Moment::ZERO);
+        assert_eq!(fetch(&mut exchange).item, item(0));
+        assert_eq!(exchange.fetches().0, running + 1);
+    }
+
+    #[test]
     fn what_is_wanted_again_is_not_taken_for_what_was_wanted_before() {
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
-        let me = Peer { id: NodeId::new(1), address };
-        let alone = Arc::new(View::new(Vec::new()));
-        let mut exchange = Exchange::new(me, Limits::default(), alone);
+        let mut exchange = alone();
         let item = Item::part(&Digest::of(Algorithm::Sha256, b"a blob"), 0);
         exchange.want(item, Need::Now, Moment::ZERO);
         let before = fetch(&mut exchange);

@@ -45,7 +45,7 @@ impl Exchange {
         if let Some(errand) = self.errands.get_mut(&item) {
             let was_in_window = errand.is_in_window();
             errand.need = errand.need.max(Some(need));
-            if errand.quest == Quest::Queued && need == Need::Now {
+            if errand.quest == Quest::Queued && need >= Need::Now {
                 self.begin(item, now);
             } else if !was_in_window && errand.is_in_window() {
                 self.in_window += 1;
@@ -55,7 +55,7 @@ impl Exchange {
         let mut errand = Errand::new(Some(need), 0);
         errand.quest = Quest::Queued;
         self.errands.insert(item, errand);
-        if need == Need::Now {
+        if need >= Need::Now {
             self.begin(item, now);
         } else {
             self.queue.push_back(item);
@@ -222,25 +222,32 @@ impl Exchange {
     /// Queues an item that this node has to fetch.
     fn fetch(&mut self, item: Item, now: Moment) {
         let Some(errand) = self.errands.get_mut(&item) else { return };
-        if !errand.is_fetched() {
-            errand.quest = Quest::FetchTurn;
-            self.fetches.wait(item);
-            self.begin_fetches(now);
+        if errand.is_fetched() {
+            return;
         }
+        errand.quest = Quest::FetchTurn;
+        if errand.need == Some(Need::Open) {
+            return self.begin_fetch(item, now);
+        }
+        self.fetches.wait(item);
+        self.begin_fetches(now);
     }
 
     pub(super) fn begin_fetches(&mut self, now: Moment) {
         while let Some(item) = self.fetches.next() {
-            let Some(errand) = self.errands.get_mut(&item) else { continue };
-            if errand.quest != Quest::FetchTurn {
-                continue;
+            let Some(errand) = self.errands.get(&item) else { continue };
+            if errand.quest == Quest::FetchTurn {
+                self.begin_fetch(item, now);
             }
-            self.last_attempt += 1;
-            let number = self.last_attempt;
-            self.fetches.begun();
-            self.take_from(item, Source { number, from: None, since: now, marked: 0 }, now);
-            self.actions.push_back(Action::Fetch { attempt: Attempt { item, number } });
         }
+    }
+
+    fn begin_fetch(&mut self, item: Item, now: Moment) {
+        self.last_attempt += 1;
+        let number = self.last_attempt;
+        self.fetches.begun();
+        self.take_from(item, Source { number, from: None, since: now, marked: 0 }, now);
+        self.actions.push_back(Action::Fetch { attempt: Attempt { item, number } });
     }
 
     /// Takes an item from another source than before.

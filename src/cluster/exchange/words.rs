@@ -49,6 +49,9 @@ pub enum Need {
     Ahead,
     /// Somebody waits for it.
     Now,
+    /// Somebody waits for it to learn what else is to be wanted. It takes no turn after what is wanted already: else
+    /// what begins late would begin last.
+    Open,
 }
 
 /// As what a node is asked for an item.
