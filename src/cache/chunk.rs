@@ -48,6 +48,23 @@ impl<E: Clone> Chunk<E> {
         Self(Kind::Coming(progress))
     }
 
+    /// As [`Chunk::readable`], once all of the chunk is there.
+    ///
+    /// # Errors
+    /// [`Unfilled`], also of a byte that the chunk does not have.
+    ///
+    /// # Cancel safety
+    /// Dropping the future changes nothing.
+    pub async fn readable_whole(&mut self, offset: u64) -> Readable<E> {
+        if let Kind::Coming(progress) = &mut self.0 {
+            let is_over = |progress: &Progress<E>| {
+                matches!(progress, Progress::Complete(_) | Progress::Failed(_))
+            };
+            progress.wait_for(is_over).await.map_err(|_gone| Unfilled::Abandoned)?;
+        }
+        self.readable(offset).await
+    }
+
     /// Waits until the byte at `offset` can be read. Returns where it is, and where what can be read ends; `None` if
     /// the chunk was there and has gone.
     ///

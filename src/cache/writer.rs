@@ -176,6 +176,13 @@ impl<E> ChunkWriter<E> {
         self.written = self.published;
     }
 
+    /// Forgets all that was written, also what was published: it is not what it should be. Whoever waits goes on waiting;
+    /// who has read some of it has to find out by other means.
+    pub fn begin_again(&mut self) {
+        (self.written, self.published) = (0, 0);
+        self.sender.send_replace(Progress::Waiting);
+    }
+
     fn write_checked(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.write(bytes)?;
         self.publish(self.written);

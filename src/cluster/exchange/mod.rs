@@ -205,7 +205,10 @@ mod tests {
     use std::net::{Ipv4Addr, SocketAddr};
 
     use super::*;
-    use crate::oci::{Algorithm, Digest};
+    use crate::{
+        cluster::Member,
+        oci::{Algorithm, Digest},
+    };
 
     /// Of a node that knows no other.
     fn alone() -> Exchange {
@@ -232,6 +235,40 @@ mod tests {
         exchange.want(item(0), Need::Open, Moment::ZERO);
         assert_eq!(fetch(&mut exchange).item, item(0));
         assert_eq!(exchange.fetches().0, running + 1);
+    }
+
+    /// A node that knows one other, who owns everything.
+    fn with_an_owner() -> (Exchange, Peer) {
+        let peer = |id| {
+            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, id as u16));
+            Peer { id: NodeId::new(id), address }
+        };
+        let view = View::new(vec![Member { peer: peer(2), weight: 1 }]);
+        (Exchange::new(peer(1), Limits::default(), Arc::new(view)), peer(2))
+    }
+
+    /// The next attempt to get something from the owner, which begins to give it.
+    fn begin_from(exchange: &mut Exchange, owner: Peer) -> Option<Attempt> {
+        match exchange.next_action() {
+            Some(Action::Ask { attempt, to, .. }) if to == owner => {
+                exchange.answered(attempt, Answer::Bytes, Moment::ZERO);
+                Some(attempt)
+            }
+            Some(Action::Fetch { .. }) => None,
+            other => panic!("{other:?} is to be done, and nobody is asked"),
+        }
+    }
+
+    #[test]
+    fn what_was_wrong_as_a_whole_again_and_again_is_fetched() {
+        let (mut exchange, owner) = with_an_owner();
+        let item = Item::part(&Digest::of(Algorithm::Sha256, b"a blob"), 0);
+        exchange.want(item, Need::Now, Moment::ZERO);
+        for _ in 0..3 {
+            let attempt = begin_from(&mut exchange, owner).expect("the owner is asked");
+            exchange.broke(attempt, Trouble::Lost, Moment::ZERO);
+        }
+        assert_eq!(begin_from(&mut exchange, owner), None);
     }
 
     #[test]

@@ -16,6 +16,9 @@ const FRUITLESS_MOST: u32 = 12;
 /// Longest pause between two of them.
 const PAUSE_MOST: Duration = Duration::from_secs(2);
 
+/// What was thrown away so often is fetched from where all of it comes from.
+const LOSSES_MOST: u32 = 3;
+
 const PAUSE_FIRST: Duration = Duration::from_millis(20);
 
 /// What comes at less than one in so many of the speed of everything else is looked for elsewhere.
@@ -140,8 +143,16 @@ impl Exchange {
         }
         match (trouble, source.from) {
             (Trouble::Unknown, None) => self.lose(item, Lost::Unknown, now),
-            (Trouble::Failed, None) | (Trouble::Lost, _) => self.lose(item, Lost::Failed, now),
-            _ => self.fruitless(item, now),
+            (Trouble::Failed | Trouble::Lost, None) => self.lose(item, Lost::Failed, now),
+            (Trouble::Lost, Some(_)) => {
+                errand.received = 0;
+                errand.losses += 1;
+                errand.is_deputy |= errand.losses >= LOSSES_MOST;
+                self.fruitless(item, now);
+            }
+            (Trouble::Broken, _) | (Trouble::Unknown | Trouble::Failed, Some(_)) => {
+                self.fruitless(item, now);
+            }
         }
         self.begin_fetches(now);
     }

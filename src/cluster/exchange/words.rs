@@ -137,7 +137,7 @@ pub enum Trouble {
     Unknown,
     /// It could not be had, and it is of no use to try again.
     Failed,
-    /// The bytes were wrong, and so may those be that came before: what there is of it was thrown away.
+    /// The bytes were wrong, and so may those be that came before, from whomever: all of it was thrown away.
     Lost,
 }
 

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     cache::{ChunkLayout, ChunkWriter, Look, Purpose},
     cluster::exchange::Need,
-    content::{fill::KEPT_BACK_BYTES, hash::HashPipeline},
+    content::{ChunkTable, fill::KEPT_BACK_BYTES, hash::HashPipeline},
     oci::{ByteRange, Digest},
     runtime::Permit,
     storage::{Error, ObjectMeta, Opened, layout},
@@ -26,6 +26,10 @@ pub(super) type Fill = (Place, ChunkWriter<Error>);
 impl Chunked {
     /// Begins to fill the first chunks, and so learns how long the content is.
     pub(super) async fn open_beginning(self: Arc<Self>, digest: Digest) -> Result<u64, Error> {
+        // Whoever began this may have looked for the length just before another one ended that has learnt it.
+        if let Some(length) = self.lengths.get(&digest).await {
+            return Ok(length);
+        }
         if let Some(swarm) = &self.swarm {
             return self.open_with_others(swarm, digest).await;
         }
@@ -154,9 +158,10 @@ impl Chunked {
         let Some((first, _)) = fills.first() else { return };
         let mut short = ShortFill::new(&self, (first.key.digest, first.blob_bytes), fills);
         match self.fill_short(&mut short, &mut source).await {
-            Ok(()) => {
-                let _readers_are_told = self.finish_short(short).await;
-            }
+            Ok(()) => match self.verify_short(&mut short).await {
+                Ok(table) => self.keep_short(short, table).await,
+                Err(error) => short.fail(&error),
+            },
             Err(error) => short.fail(&error),
         }
     }
@@ -216,21 +221,24 @@ impl Chunked {
         memory
     }
 
-    /// Keeps the chunks of a short blob of which all bytes have come, if they are the right ones; else whoever reads
-    /// them is told.
-    pub(super) async fn finish_short(&self, short: ShortFill) -> Result<(), Error> {
-        let ShortFill { digest, fills, pipeline, .. } = short;
-        match self.verified(digest, pipeline).await {
-            Ok(table) => {
-                self.proofs.know(digest, Proof::Table(Arc::new(table))).await;
-                fills.into_iter().for_each(|(_, writer)| _ = writer.finish());
-                Ok(())
-            }
-            Err(error) => {
-                fills.into_iter().for_each(|(_, writer)| writer.fail(error.clone()));
-                Err(error)
-            }
+    /// The table of a short blob of which all bytes have come.
+    ///
+    /// # Errors
+    /// If they are not the right ones. They are then forgotten, and can come again.
+    pub(super) async fn verify_short(&self, short: &mut ShortFill) -> Result<ChunkTable, Error> {
+        let digest = short.digest;
+        let pipeline = std::mem::replace(&mut short.pipeline, self.hash_pipeline(&digest));
+        let verified = self.verified(digest, pipeline).await;
+        if verified.is_err() {
+            short.begin_again();
         }
+        verified
+    }
+
+    /// Keeps the chunks of a short blob whose bytes are the right ones.
+    pub(super) async fn keep_short(&self, short: ShortFill, table: ChunkTable) {
+        self.proofs.know(short.digest, Proof::Table(Arc::new(table))).await;
+        short.fills.into_iter().for_each(|(_, writer)| _ = writer.finish());
     }
 }
 
@@ -259,6 +267,12 @@ impl ShortFill {
     /// The chunk at a place of the blob, or the next one after it.
     fn fill_at(&mut self, position: u64) -> Option<&mut Fill> {
         self.fills.iter_mut().find(|(place, _)| place.range.end > position)
+    }
+
+    /// Forgets what has come, because it is not what it should be. The pipeline is one that has seen nothing.
+    fn begin_again(&mut self) {
+        self.fills.iter_mut().for_each(|(_, writer)| writer.begin_again());
+        self.come.store(0, Ordering::Relaxed);
     }
 
     /// Tells whoever reads the chunks why the rest does not come.

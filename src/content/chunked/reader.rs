@@ -96,8 +96,20 @@ pub(super) struct Reader {
     range: Range<u64>,
     current: Option<Current>,
     pace: Pace,
+    trust: Trust,
+    /// Whether it was given anything yet.
+    has_begun: bool,
     /// Counted as long as it is there.
     _counted: Arc<()>,
+}
+
+/// When bytes of a short blob, which can only be checked as a whole, are given to who reads them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trust {
+    /// When all of it was checked.
+    OnceChecked,
+    /// As they come. Wrong ones are not followed by right ones: the end is an error.
+    AsItComes,
 }
 
 /// The chunk that is being read.
@@ -108,6 +120,17 @@ struct Current {
     used: Instant,
 }
 
+/// What can be made of a chunk that comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rule {
+    /// What there is of it is right. If the rest fails, it may come from somewhere else.
+    Any,
+    /// What there is of it may be wrong, and nothing is known before all is there.
+    Whole,
+    /// What there is of it may be wrong, and what was given already too: if the rest fails, it is over.
+    Once,
+}
+
 enum State {
     /// It is there, or somebody fills it.
     Near(Chunk<Error>, Begun),
@@ -116,7 +139,14 @@ enum State {
 }
 
 impl Reader {
-    pub(super) fn new(
+    /// For a client. What other nodes give is checked before a client gets it.
+    pub(super) fn new(chunked: Arc<Chunked>, digest: Digest, part: (u64, Range<u64>)) -> Self {
+        let trust = if chunked.is_in_cluster() { Trust::OnceChecked } else { Trust::AsItComes };
+        Self { trust, ..Self::for_node(chunked, digest, part) }
+    }
+
+    /// For another node, which checks everything itself.
+    pub(super) fn for_node(
         chunked: Arc<Chunked>,
         digest: Digest,
         (blob_bytes, range): (u64, Range<u64>),
@@ -129,7 +159,18 @@ impl Reader {
             Pace::new(layout, range.start)
         };
         let counted = Arc::clone(&chunked.readers);
-        Self { chunked, digest, blob_bytes, layout, range, current: None, pace, _counted: counted }
+        Self {
+            chunked,
+            digest,
+            blob_bytes,
+            layout,
+            range,
+            current: None,
+            pace,
+            trust: Trust::AsItComes,
+            has_begun: false,
+            _counted: counted,
+        }
     }
 
     /// The next piece, when it is in memory.
@@ -156,6 +197,7 @@ impl Reader {
             }
         };
         self.range.start += piece.len();
+        self.has_begun = true;
         self.pace.give(piece.len());
         Ok(Some(piece))
     }
@@ -169,7 +211,7 @@ impl Reader {
         };
         self.look_ahead(index);
         let offset = self.range.start - current.place.range.start;
-        let found = current.find(&self.chunked, offset).await?;
+        let found = current.find(&self.chunked, offset, self.rule()).await?;
         let place = current.place.clone();
         self.current = Some(current);
         Ok((place, found))
@@ -212,6 +254,15 @@ impl Reader {
     fn place(&self, index: ChunkIndex) -> Place {
         Place::of(self.digest, (index, self.layout), self.blob_bytes)
     }
+
+    fn rule(&self) -> Rule {
+        let is_short = self.blob_bytes <= ChunkLayout::BEGINNING_BYTES;
+        match self.trust {
+            Trust::OnceChecked if is_short => Rule::Whole,
+            Trust::AsItComes if is_short && self.has_begun => Rule::Once,
+            Trust::OnceChecked | Trust::AsItComes => Rule::Any,
+        }
+    }
 }
 
 impl State {
@@ -231,6 +282,7 @@ impl Current {
         &mut self,
         chunked: &Arc<Chunked>,
         offset: u64,
+        rule: Rule,
     ) -> Result<Option<(Arc<Block>, u64)>, Error> {
         if let State::Gone = self.state {
             match chunked.pond.get(&self.place.key) {
@@ -247,10 +299,14 @@ impl Current {
         }
         loop {
             let State::Near(chunk, begun) = &mut self.state else { return Ok(None) };
-            let found = match chunk.readable(offset).await {
+            let found = match rule {
+                Rule::Whole => chunk.readable_whole(offset).await,
+                Rule::Any | Rule::Once => chunk.readable(offset).await,
+            };
+            let found = match found {
                 Ok(found) => found,
                 // What made it fail may have been over before this reader came.
-                Err(_) if matches!(begun, Begun::Before(_)) => {
+                Err(_) if matches!(begun, Begun::Before(_)) && rule != Rule::Once => {
                     let (chunk, _) = chunked.chunk(self.place.clone());
                     self.state = State::Near(chunk, Begun::Now);
                     continue;

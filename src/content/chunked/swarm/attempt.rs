@@ -199,9 +199,14 @@ impl Chunked {
         }
     }
 
+    /// Keeps a short blob of which all bytes have come. If they are not the right ones, it begins anew.
     async fn finish_whole(&self, filling: &mut Filling) -> Result<(), Error> {
-        let Filling::Short(short) = filling.take() else { return Ok(()) };
-        self.finish_short(*short).await
+        let Filling::Short(short) = &mut *filling else { return Ok(()) };
+        let table = self.verify_short(short).await?;
+        if let Filling::Short(short) = filling.take() {
+            self.keep_short(*short, table).await;
+        }
+        Ok(())
     }
 
     /// Fetches a part from the storage.

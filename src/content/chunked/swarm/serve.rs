@@ -152,7 +152,7 @@ impl Chunked {
         match replied.await {
             Ok(Reply::Serve) => {
                 let length = range.end - range.start;
-                let reader = Reader::new(Arc::clone(&self), digest, (blob_bytes, range));
+                let reader = Reader::for_node(Arc::clone(&self), digest, (blob_bytes, range));
                 let body = Part::Bytes(lane.pieces(reader));
                 Answer::Bytes { blob_bytes, length, body }
             }
