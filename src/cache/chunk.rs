@@ -23,11 +23,20 @@ enum Kind<E> {
 pub(super) enum Progress<E> {
     /// Nobody has begun yet.
     Waiting,
-    /// So many bytes from its beginning on can be read.
-    Partial(Arc<Block>, u64),
+    /// Bytes from its beginning on can be read.
+    Partial(Come),
     /// All of it can be read, as long as the pond keeps it.
     Complete(Weak<Block>),
     Failed(E),
+}
+
+/// What has come of a chunk, and where it ends.
+pub(super) struct Come {
+    pub(super) block: Arc<Block>,
+    /// Where the bytes end that were found right.
+    pub(super) right_end: u64,
+    /// Where those end that may be wrong.
+    pub(super) maybe_end: u64,
 }
 
 /// Why a chunk does not come.
@@ -48,23 +57,6 @@ impl<E: Clone> Chunk<E> {
         Self(Kind::Coming(progress))
     }
 
-    /// As [`Chunk::readable`], once all of the chunk is there.
-    ///
-    /// # Errors
-    /// [`Unfilled`], also of a byte that the chunk does not have.
-    ///
-    /// # Cancel safety
-    /// Dropping the future changes nothing.
-    pub async fn readable_whole(&mut self, offset: u64) -> Readable<E> {
-        if let Kind::Coming(progress) = &mut self.0 {
-            let is_over = |progress: &Progress<E>| {
-                matches!(progress, Progress::Complete(_) | Progress::Failed(_))
-            };
-            progress.wait_for(is_over).await.map_err(|_gone| Unfilled::Abandoned)?;
-        }
-        self.readable(offset).await
-    }
-
     /// Waits until the byte at `offset` can be read. Returns where it is, and where what can be read ends; `None` if
     /// the chunk was there and has gone.
     ///
@@ -74,19 +66,28 @@ impl<E: Clone> Chunk<E> {
     /// # Cancel safety
     /// Dropping the future changes nothing.
     pub async fn readable(&mut self, offset: u64) -> Readable<E> {
+        self.come(offset, |come| come.right_end).await
+    }
+
+    /// As [`Chunk::readable`], of bytes that need not be right: whoever is given them holds them against the digest.
+    pub async fn passable(&mut self, offset: u64) -> Readable<E> {
+        self.come(offset, |come| come.maybe_end).await
+    }
+
+    async fn come(&mut self, offset: u64, end_of: impl Fn(&Come) -> u64) -> Readable<E> {
         let progress = match &mut self.0 {
             Kind::Complete(block) => return readable_of(block, offset),
             Kind::Coming(progress) => progress,
         };
         let is_decided = |progress: &Progress<E>| match progress {
             Progress::Waiting => false,
-            Progress::Partial(_, end) => offset < *end,
+            Progress::Partial(come) => offset < end_of(come),
             Progress::Complete(_) | Progress::Failed(_) => true,
         };
         let found = progress.wait_for(is_decided).await.map_err(|_gone| Unfilled::Abandoned)?;
         match &*found {
             Progress::Waiting => Err(Unfilled::Abandoned),
-            Progress::Partial(block, end) => Ok(Some((Arc::clone(block), *end))),
+            Progress::Partial(come) => Ok(Some((Arc::clone(&come.block), end_of(come)))),
             Progress::Complete(block) => readable_of(block, offset),
             Progress::Failed(error) => Err(Unfilled::Failed(error.clone())),
         }
@@ -103,7 +104,7 @@ impl<E> Chunk<E> {
         };
         match &*progress {
             Progress::Waiting | Progress::Failed(_) => Some(0),
-            Progress::Partial(_, end) => Some(*end),
+            Progress::Partial(come) => Some(come.right_end),
             Progress::Complete(block) => block.upgrade().map(|block| block.len()),
         }
     }

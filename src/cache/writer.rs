@@ -10,7 +10,7 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{
     Block, ChunkKey, ChunkLayout,
-    chunk::Progress,
+    chunk::{Come, Progress},
     metrics::Origin,
     pond::{Coming, Kept, Shared},
     reads::{Purpose, Reads},
@@ -31,6 +31,8 @@ pub struct ChunkWriter<E> {
     written: u64,
     /// Where the bytes end that others read.
     published: u64,
+    /// Where those end that other nodes may have.
+    offered: u64,
     origin: Origin,
     since: Instant,
 }
@@ -85,6 +87,7 @@ impl<E> ChunkWriter<E> {
             taken: None,
             written: 0,
             published: 0,
+            offered: 0,
             origin: Origin::Storage,
             since: Instant::now(),
         };
@@ -161,25 +164,44 @@ impl<E> ChunkWriter<E> {
     /// If they have not been written.
     pub fn publish(&mut self, end: u64) {
         assert!(end <= self.written, "what is read was written");
-        if let Some((block, _)) = &self.taken
-            && end > self.published
-        {
+        if self.taken.is_some() && end > self.published {
             // Not when they are written: what is taken back would count again when it has come again.
             self.shared.metrics.filled(self.origin, end - self.published);
             self.published = end;
-            self.sender.send_replace(Progress::Partial(Arc::clone(block), end));
+            self.offered = self.offered.max(end);
+            self.tell();
+        }
+    }
+
+    /// Lets other nodes have all that was written: they need not wait until it is known whether it is right, because
+    /// they find out themselves.
+    pub fn offer(&mut self) {
+        if self.taken.is_some() && self.written > self.offered {
+            self.offered = self.written;
+            self.tell();
         }
     }
 
     /// Forgets what was written and not published, because it is not what it should be.
     pub fn take_back(&mut self) {
         self.written = self.published;
+        if self.offered > self.published {
+            self.offered = self.published;
+            self.tell();
+        }
+    }
+
+    fn tell(&self) {
+        let Some((block, _)) = &self.taken else { return };
+        let (right_end, maybe_end) = (self.published, self.offered);
+        let come = Come { block: Arc::clone(block), right_end, maybe_end };
+        self.sender.send_replace(Progress::Partial(come));
     }
 
     /// Forgets all that was written, also what was published: it is not what it should be. Whoever waits goes on waiting;
     /// who has read some of it has to find out by other means.
     pub fn begin_again(&mut self) {
-        (self.written, self.published) = (0, 0);
+        (self.written, self.published, self.offered) = (0, 0, 0);
         self.sender.send_replace(Progress::Waiting);
     }
 
@@ -234,7 +256,7 @@ impl<E> Drop for ChunkWriter<E> {
         drop(coming);
         // Whoever still waits keeps no memory of what does not come.
         self.sender.send_if_modified(|progress| {
-            let is_partial = matches!(progress, Progress::Partial(..));
+            let is_partial = matches!(progress, Progress::Partial(_));
             if is_partial {
                 *progress = Progress::Waiting;
             }

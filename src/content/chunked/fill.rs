@@ -166,7 +166,8 @@ impl Chunked {
         }
     }
 
-    /// Writes what comes of a short blob into its chunks, all of which but the last bytes can be read as it comes.
+    /// Writes what comes of a short blob into its chunks. As it comes, other nodes can read all of it; without other nodes,
+    /// clients can read all but the last bytes.
     ///
     /// # Cancel safety
     /// What has come is not lost: the rest can be had from another source.
@@ -199,7 +200,12 @@ impl Chunked {
                     writer.begin_with(&memory).map_err(failed)?;
                 }
                 writer.write(&bytes).map_err(failed)?;
-                writer.publish(open_end.saturating_sub(place.range.start));
+                if self.is_in_cluster() {
+                    // It may be another node's fault, and clients shall not know.
+                    writer.offer();
+                } else {
+                    writer.publish(open_end.saturating_sub(place.range.start));
+                }
             }
             short.come.store(source.position(), Ordering::Relaxed);
             short.pipeline.update(bytes).await.map_err(|error| unavailable(&digest, error))?;

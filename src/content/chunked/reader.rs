@@ -96,20 +96,30 @@ pub(super) struct Reader {
     range: Range<u64>,
     current: Option<Current>,
     pace: Pace,
-    trust: Trust,
+    audience: Audience,
     /// Whether it was given anything yet.
     has_begun: bool,
     /// Counted as long as it is there.
     _counted: Arc<()>,
 }
 
-/// When bytes of a short blob, which can only be checked as a whole, are given to who reads them.
+/// Who reads.
+#[derive(Clone, Copy, Debug)]
+enum Audience {
+    /// A client, which is given only what was found right.
+    Client,
+    /// Another node, which finds out itself. It is given what comes at once: else each node on the way from the storage
+    /// would wait for a whole part that can be checked.
+    Node,
+}
+
+/// What can be said of the bytes that somebody was given before the rest of them failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Trust {
-    /// When all of it was checked.
-    OnceChecked,
-    /// As they come. Wrong ones are not followed by right ones: the end is an error.
-    AsItComes,
+    /// The rest may come from somewhere else.
+    Right,
+    /// The rest must not come to a good end.
+    MayBeWrong,
 }
 
 /// The chunk that is being read.
@@ -120,17 +130,6 @@ struct Current {
     used: Instant,
 }
 
-/// What can be made of a chunk that comes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Rule {
-    /// What there is of it is right. If the rest fails, it may come from somewhere else.
-    Any,
-    /// What there is of it may be wrong, and nothing is known before all is there.
-    Whole,
-    /// What there is of it may be wrong, and what was given already too: if the rest fails, it is over.
-    Once,
-}
-
 enum State {
     /// It is there, or somebody fills it.
     Near(Chunk<Error>, Begun),
@@ -139,14 +138,7 @@ enum State {
 }
 
 impl Reader {
-    /// For a client. What other nodes give is checked before a client gets it.
-    pub(super) fn new(chunked: Arc<Chunked>, digest: Digest, part: (u64, Range<u64>)) -> Self {
-        let trust = if chunked.is_in_cluster() { Trust::OnceChecked } else { Trust::AsItComes };
-        Self { trust, ..Self::for_node(chunked, digest, part) }
-    }
-
-    /// For another node, which checks everything itself.
-    pub(super) fn for_node(
+    pub(super) fn new(
         chunked: Arc<Chunked>,
         digest: Digest,
         (blob_bytes, range): (u64, Range<u64>),
@@ -167,10 +159,15 @@ impl Reader {
             range,
             current: None,
             pace,
-            trust: Trust::AsItComes,
+            audience: Audience::Client,
             has_begun: false,
             _counted: counted,
         }
+    }
+
+    /// The way of another node.
+    pub(super) fn for_node(chunked: Arc<Chunked>, digest: Digest, part: (u64, Range<u64>)) -> Self {
+        Self { audience: Audience::Node, ..Self::new(chunked, digest, part) }
     }
 
     /// The next piece, when it is in memory.
@@ -211,7 +208,7 @@ impl Reader {
         };
         self.look_ahead(index);
         let offset = self.range.start - current.place.range.start;
-        let found = current.find(&self.chunked, offset, self.rule()).await?;
+        let found = current.find(&self.chunked, (offset, self.audience), self.trust()).await?;
         let place = current.place.clone();
         self.current = Some(current);
         Ok((place, found))
@@ -255,13 +252,14 @@ impl Reader {
         Place::of(self.digest, (index, self.layout), self.blob_bytes)
     }
 
-    fn rule(&self) -> Rule {
+    /// What can be said of the bytes that it was given.
+    fn trust(&self) -> Trust {
         let is_short = self.blob_bytes <= ChunkLayout::BEGINNING_BYTES;
-        match self.trust {
-            Trust::OnceChecked if is_short => Rule::Whole,
-            Trust::AsItComes if is_short && self.has_begun => Rule::Once,
-            Trust::OnceChecked | Trust::AsItComes => Rule::Any,
-        }
+        let is_checked = match self.audience {
+            Audience::Client => !is_short || self.chunked.is_in_cluster(),
+            Audience::Node => false,
+        };
+        if is_checked || !self.has_begun { Trust::Right } else { Trust::MayBeWrong }
     }
 }
 
@@ -281,8 +279,8 @@ impl Current {
     async fn find(
         &mut self,
         chunked: &Arc<Chunked>,
-        offset: u64,
-        rule: Rule,
+        (offset, audience): (u64, Audience),
+        trust: Trust,
     ) -> Result<Option<(Arc<Block>, u64)>, Error> {
         if let State::Gone = self.state {
             match chunked.pond.get(&self.place.key) {
@@ -299,14 +297,14 @@ impl Current {
         }
         loop {
             let State::Near(chunk, begun) = &mut self.state else { return Ok(None) };
-            let found = match rule {
-                Rule::Whole => chunk.readable_whole(offset).await,
-                Rule::Any | Rule::Once => chunk.readable(offset).await,
+            let come = match audience {
+                Audience::Client => chunk.readable(offset).await,
+                Audience::Node => chunk.passable(offset).await,
             };
-            let found = match found {
+            let found = match come {
                 Ok(found) => found,
                 // What made it fail may have been over before this reader came.
-                Err(_) if matches!(begun, Begun::Before(_)) && rule != Rule::Once => {
+                Err(_) if matches!(begun, Begun::Before(_)) && trust == Trust::Right => {
                     let (chunk, _) = chunked.chunk(self.place.clone());
                     self.state = State::Near(chunk, Begun::Now);
                     continue;

@@ -181,6 +181,8 @@ impl Source {
             if !is_right {
                 writer.take_back();
                 self.again(check)?;
+            } else if self.chunked.is_in_cluster() {
+                writer.offer();
             }
         }
         Ok(())

@@ -182,7 +182,9 @@ impl Chunked {
             writer.write(&bytes).map_err(|error| unavailable(&digest, error))?;
             let is_right = check.take(&bytes);
             writer.publish(check.checked_end() - place.range.start);
+            writer.offer();
             if !is_right {
+                writer.take_back();
                 self.pond.mismatched();
                 return Err(corrupt(&digest, "another node has given bytes that do not match"));
             }
