@@ -1,42 +1,20 @@
 //! Simulated storms: `cargo bench --bench swarm -- kraken`.
 #![expect(clippy::print_stdout, reason = "this is a program that prints")]
 
+mod agenda;
+mod host;
 mod model;
 mod network;
+mod storm;
 
-use millpond::cluster::exchange::Limits;
-use model::{Model, Storm, quantile};
+use std::time::Duration;
+
+use model::Model;
+use storm::{Outcome, Storm, quantile};
 use tokio::time::Instant;
 
-const MIB: u64 = 1 << 20;
-
-fn base() -> Storm {
-    Storm {
-        hosts: 16,
-        rate: 6.25e6,
-        origin_rate: 6.25e6,
-        blobs: vec![32 * MIB, 16 * MIB, 12 * MIB, 4 * MIB],
-        slow: Vec::new(),
-        deaths: Vec::new(),
-        pullers: Vec::new(),
-        owners: 0,
-        limits: Limits::default(),
-        seed: 1,
-        delay: 0.0005,
-        step: 0.01,
-    }
-}
-
-fn kraken(hosts: usize) -> Storm {
-    Storm {
-        hosts,
-        rate: 300e6,
-        origin_rate: 1.5e9,
-        blobs: vec![1_500_000_000; 2],
-        step: 0.005,
-        ..base()
-    }
-}
+/// How many times the ideal a storm may take before it is given up.
+const PATIENCE: f64 = 40.0;
 
 fn main() {
     let arguments: Vec<String> =
@@ -46,11 +24,26 @@ fn main() {
             .iter()
             .find_map(|word| word.strip_prefix(name)?.strip_prefix('=')?.parse::<f64>().ok())
     };
-    let which = arguments.first().map_or("t1", String::as_str);
+    let storm = storm(arguments.first().map_or("t1", String::as_str), &get);
+    for round in 0..get("rounds").map_or(1, |rounds| rounds as u64) {
+        let began = Instant::now();
+        let storm = Storm { seed: storm.seed + round, ..storm.clone() };
+        let ideal = storm.ideal();
+        let outcome = Model::new(storm).run(PATIENCE * ideal);
+        if arguments.iter().any(|word| word == "course") {
+            for (number, second) in outcome.course.iter().enumerate() {
+                println!("{:3} s: {second}", number + 1);
+            }
+        }
+        print(&outcome, ideal, began.elapsed());
+    }
+}
+
+fn storm(which: &str, get: &impl Fn(&str) -> Option<f64>) -> Storm {
     let hosts = get("hosts").map(|hosts| hosts as usize);
     let mut storm = match which {
-        "t1" => Storm { hosts: hosts.unwrap_or(16), ..base() },
-        "kraken" => kraken(hosts.unwrap_or(2600)),
+        "t1" => Storm { hosts: hosts.unwrap_or(16), ..Storm::default() },
+        "kraken" => Storm::kraken(hosts.unwrap_or(2600)),
         other => panic!("{other}: t1 or kraken is expected"),
     };
     let set = |value: &mut usize, name: &str| {
@@ -63,47 +56,40 @@ fn main() {
     set(&mut storm.limits.children, "children");
     set(&mut storm.limits.fetches, "fetches");
     set(&mut storm.owners, "owners");
-    if let Some(seconds) = get("check") {
-        storm.limits.check = std::time::Duration::from_secs_f64(seconds);
+    if let Some(part) = get("size") {
+        storm.blobs.iter_mut().for_each(|bytes| *bytes = (*bytes as f64 * part) as u64);
     }
-    if let Some(part) = get("slow") {
-        let count = (part * storm.hosts as f64) as usize;
-        storm.slow = (0..count).map(|host| (host * storm.hosts / count, 0.1)).collect();
-    }
-    if let Some(part) = get("dead") {
-        let count = (part * storm.hosts as f64) as usize;
-        storm.deaths = (0..count).map(|host| (host * storm.hosts / count, 0.0)).collect();
-    }
-    if let Some(count) = get("pullers") {
-        let count = count as usize;
-        storm.pullers = (0..count).map(|host| host * storm.hosts / count).collect();
-    }
-    if let Some(step) = get("step") {
-        storm.step = step;
-    }
-    let image: u64 = storm.blobs.iter().sum();
-    let ideal = image as f64 / storm.rate.min(storm.origin_rate);
-    for round in 0..get("rounds").map_or(1, |rounds| rounds as u64) {
-        let began = Instant::now();
-        let outcome =
-            Model::new(Storm { seed: storm.seed + round, ..storm.clone() }).run(40.0 * ideal);
-        let most = outcome.sent.iter().copied().fold(0.0, f64::max);
-        let idle = outcome.sent_idle.iter().copied().fold(0.0, f64::max);
-        println!(
-            "ideal {ideal:.2} p50 {:.2} ({:.2}x) p99 {:.2} max {:.2} ({:.2}x) healthy p99 {:.2} max {:.2} \
-             failed {} origin {:.3}x sent most {most:.2} idle {idle:.3} messages {} {:?} took {:?}",
-            outcome.quantile(0.5),
-            outcome.quantile(0.5) / ideal,
-            outcome.quantile(0.99),
-            outcome.quantile(1.0),
-            outcome.quantile(1.0) / ideal,
-            quantile(&outcome.healthy, 0.99),
-            quantile(&outcome.healthy, 1.0),
-            outcome.failed,
-            outcome.origin,
-            outcome.messages,
-            outcome.counts,
-            began.elapsed(),
-        );
-    }
+    let count = |part: f64| (part * storm.hosts as f64) as usize;
+    let slow = get("slow").map_or(0, count);
+    let dead = get("dead").map_or(0, count);
+    let joins = get("joins").map_or(0, count);
+    let at = get("at").unwrap_or(0.0);
+    storm.slow = storm.every(slow).map(|host| (host, 0.1)).collect();
+    storm.deaths = storm.every(dead).map(|host| (host, at)).collect();
+    storm.joins = storm.every(joins).map(|host| (storm.hosts - 1 - host, at)).collect();
+    storm.pullers = storm.every(get("pullers").map_or(0, |count| count as usize)).collect();
+    storm.is_split = get("split").is_some_and(|split| split > 0.0);
+    storm.step = get("step").unwrap_or(storm.step);
+    storm.delay = get("delay").unwrap_or(storm.delay);
+    storm
+}
+
+fn print(outcome: &Outcome, ideal: f64, took: Duration) {
+    let idle = outcome.sent_idle.iter().copied().fold(0.0, f64::max);
+    println!(
+        "ideal {ideal:.2} p50 {:.2} ({:.3}x) p99 {:.2} max {:.2} ({:.3}x) healthy p99 {:.2} max {:.2} \
+         failed {} origin {:.3}x sent most {:.2} idle {idle:.3} messages {} {:?} took {took:.1?}",
+        outcome.quantile(0.5),
+        outcome.quantile(0.5) / ideal,
+        outcome.quantile(0.99),
+        outcome.quantile(1.0),
+        outcome.quantile(1.0) / ideal,
+        quantile(&outcome.healthy, 0.99),
+        quantile(&outcome.healthy, 1.0),
+        outcome.failed,
+        outcome.origin,
+        outcome.sent_most(),
+        outcome.messages,
+        outcome.counts,
+    );
 }

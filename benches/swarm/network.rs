@@ -2,7 +2,7 @@
 //! carries among those it sends to, and every receiver what its link carries among those it receives from.
 
 /// How often what one side could not take is given to others.
-const ROUNDS: usize = 4;
+const ROUNDS: usize = 3;
 
 /// Names a flow until it has ended.
 pub(crate) type FlowId = usize;
@@ -12,12 +12,12 @@ pub(crate) type FlowId = usize;
 pub(crate) struct Flow {
     pub(crate) from: usize,
     pub(crate) to: usize,
-    pub(crate) item: usize,
+    pub(crate) part: usize,
     /// What could be sent and is not yet.
-    pub(crate) backlog: f64,
-    /// It has not had a share yet.
-    pub(crate) is_new: bool,
+    backlog: f64,
     moved: f64,
+    offered: f64,
+    taken: f64,
 }
 
 /// Links with limits in bytes per second, and what flows over them.
@@ -32,6 +32,9 @@ pub(crate) struct Network {
     /// Bytes that each node has sent.
     pub(crate) sent: Vec<f64>,
     pub(crate) received: Vec<f64>,
+    /// What each link still carries in this step.
+    up_left: Vec<f64>,
+    down_left: Vec<f64>,
 }
 
 impl Network {
@@ -46,11 +49,13 @@ impl Network {
             receiving: vec![Vec::new(); nodes],
             sent: vec![0.0; nodes],
             received: vec![0.0; nodes],
+            up_left: vec![0.0; nodes],
+            down_left: vec![0.0; nodes],
         }
     }
 
-    pub(crate) fn begin(&mut self, from: usize, to: usize, item: usize) -> FlowId {
-        let flow = Flow { from, to, item, backlog: 0.0, is_new: true, moved: 0.0 };
+    pub(crate) fn begin(&mut self, from: usize, to: usize, part: usize) -> FlowId {
+        let flow = Flow { from, to, part, backlog: 0.0, moved: 0.0, offered: 0.0, taken: 0.0 };
         let id = self.free.pop().unwrap_or(self.flows.len());
         if id == self.flows.len() {
             self.flows.push(None);
@@ -68,15 +73,13 @@ impl Network {
         self.free.push(id);
     }
 
-    /// Those that a node sends and could send faster if its link carried more.
-    pub(crate) fn lanes_busy(&self, node: usize) -> usize {
-        let is_busy =
-            |id: &&FlowId| self.flows[**id].is_some_and(|flow| flow.is_new || flow.backlog > 1.0);
-        self.sending[node].iter().filter(is_busy).count()
-    }
-
     pub(crate) fn flow(&self, id: FlowId) -> Option<Flow> {
         self.flows[id]
+    }
+
+    /// What flows from or to a node.
+    pub(crate) fn of(&self, node: usize) -> Vec<FlowId> {
+        self.sending[node].iter().chain(&self.receiving[node]).copied().collect()
     }
 
     /// Lets `seconds` pass. `left` tells how many bytes of an item its sender has that the receiver has not; what has
@@ -88,29 +91,18 @@ impl Network {
         mut moved: impl FnMut(&Flow, f64),
     ) {
         for flow in self.flows.iter_mut().flatten() {
-            (flow.backlog, flow.moved, flow.is_new) = (left(flow), 0.0, false);
+            (flow.backlog, flow.moved) = (left(flow), 0.0);
+        }
+        for (left, rate) in self.up_left.iter_mut().zip(&self.up) {
+            *left = rate * seconds;
+        }
+        for (left, rate) in self.down_left.iter_mut().zip(&self.down) {
+            *left = rate * seconds;
         }
         // What one side could not take in the first round is given to others in the second.
         for _round in 0..ROUNDS {
-            let mut offers = vec![0.0; self.flows.len()];
-            for (node, ids) in self.sending.iter().enumerate() {
-                let wanted = |id: &FlowId| self.flows[*id].map_or(0.0, |flow| flow.backlog);
-                let used: f64 =
-                    ids.iter().filter_map(|id| self.flows[*id]).map(|flow| flow.moved).sum();
-                divide(self.up[node] * seconds - used, ids, wanted, &mut offers);
-            }
-            let mut taken = vec![0.0; self.flows.len()];
-            for (node, ids) in self.receiving.iter().enumerate() {
-                let used: f64 =
-                    ids.iter().filter_map(|id| self.flows[*id]).map(|flow| flow.moved).sum();
-                divide(self.down[node] * seconds - used, ids, |id| offers[*id], &mut taken);
-            }
-            for (id, flow) in self.flows.iter_mut().enumerate() {
-                if let Some(flow) = flow {
-                    flow.moved += taken[id];
-                    flow.backlog -= taken[id];
-                }
-            }
+            self.offer();
+            self.take();
         }
         for flow in self.flows.iter().flatten().filter(|flow| flow.moved > 0.0) {
             self.sent[flow.from] += flow.moved;
@@ -118,18 +110,60 @@ impl Network {
             moved(flow, flow.moved);
         }
     }
+
+    fn offer(&mut self) {
+        let mut wants = Vec::new();
+        for (node, ids) in self.sending.iter().enumerate() {
+            wants.clear();
+            for id in ids {
+                let Some(flow) = &mut self.flows[*id] else { continue };
+                flow.offered = 0.0;
+                if flow.backlog > 0.0 {
+                    wants.push((flow.backlog, *id));
+                }
+            }
+            divide(self.up_left[node], &mut wants, |id, share| {
+                if let Some(flow) = &mut self.flows[id] {
+                    flow.offered = share;
+                }
+            });
+        }
+    }
+
+    fn take(&mut self) {
+        let mut wants = Vec::new();
+        for (node, ids) in self.receiving.iter().enumerate() {
+            wants.clear();
+            let offered = |id: &FlowId| self.flows[*id].map(|flow| (flow.offered, *id));
+            wants.extend(ids.iter().filter_map(offered).filter(|(offer, _)| *offer > 0.0));
+            divide(self.down_left[node], &mut wants, |id, share| {
+                if let Some(flow) = &mut self.flows[id] {
+                    flow.taken = share;
+                }
+            });
+            for (_, id) in &wants {
+                let Some(flow) = &mut self.flows[*id] else { continue };
+                flow.moved += flow.taken;
+                flow.backlog -= flow.taken;
+                self.up_left[flow.from] -= flow.taken;
+                self.down_left[node] -= flow.taken;
+            }
+        }
+    }
 }
 
 /// Divides `room` among those who want something: equally, but nobody gets more than it wants.
-fn divide(room: f64, ids: &[FlowId], wanted: impl Fn(&FlowId) -> f64, given: &mut [f64]) {
-    let mut wants: Vec<(f64, FlowId)> =
-        ids.iter().map(|id| (wanted(id), *id)).filter(|(want, _)| *want > 0.0).collect();
-    wants.sort_by(|one, other| one.0.total_cmp(&other.0));
-    let (mut room, mut left) = (room.max(0.0), wants.len());
+fn divide(room: f64, wants: &mut [(f64, FlowId)], mut give: impl FnMut(FlowId, f64)) {
+    let room = room.max(0.0);
+    if wants.iter().map(|(want, _)| want).sum::<f64>() <= room {
+        return wants.iter().for_each(|(want, id)| give(*id, *want));
+    }
+    wants.sort_unstable_by(|one, other| one.0.total_cmp(&other.0));
+    let (mut room, mut left) = (room, wants.len());
     for (want, id) in wants {
-        let gets = want.min(room / left as f64);
-        given[id] = gets;
-        room -= gets;
+        let share = want.min(room / left as f64);
+        give(*id, share);
+        room -= share;
         left -= 1;
     }
 }

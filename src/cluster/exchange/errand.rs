@@ -33,6 +33,8 @@ pub(super) struct Errand {
     pub(super) checks: u32,
     /// Whether nothing has come of it for a while: it then takes no place of others.
     pub(super) is_stalled: bool,
+    /// When somebody was last asked.
+    pub(super) asked: Moment,
     /// When it is to be looked at again.
     pub(super) check: Moment,
 }
@@ -59,8 +61,22 @@ pub(super) struct Source {
     /// `None` if it is fetched from where all of it comes from.
     pub(super) from: Option<NodeId>,
     pub(super) since: Moment,
-    /// What was here when it was last looked at.
+    /// What was here when it was last looked at, and when that was.
     pub(super) marked: u64,
+    pub(super) marked_at: Moment,
+}
+
+impl Source {
+    pub(super) const fn new(number: u64, from: Option<NodeId>, now: Moment) -> Self {
+        Self { number, from, since: now, marked: 0, marked_at: now }
+    }
+
+    /// How much has come since it was last looked at, in bytes per second.
+    pub(super) fn rate(&self, received: u64, now: Moment) -> u64 {
+        let passed = now.saturating_sub(self.marked_at).as_secs_f64();
+        let came = received.saturating_sub(self.marked);
+        if passed > 0.0 { (came as f64 / passed) as u64 } else { 0 }
+    }
 }
 
 /// So many nodes are named at most as such that could not give it.
@@ -84,6 +100,7 @@ impl Errand {
             arrivals_before: 0,
             checks: 0,
             is_stalled: false,
+            asked: Moment::ZERO,
             check: Moment::MAX,
         }
     }
@@ -91,6 +108,11 @@ impl Errand {
     /// Whether others may be promised that it comes.
     pub(super) const fn is_under_way(&self) -> bool {
         self.source.is_some() || matches!(self.quest, Quest::Asking { .. } | Quest::FetchTurn)
+    }
+
+    /// Whether it is to be fetched and nothing of it comes yet.
+    pub(super) fn waits_for_turn(&self) -> bool {
+        self.quest == Quest::FetchTurn && self.source.is_none()
     }
 
     /// Whether it takes a place in the window of this node's readers.

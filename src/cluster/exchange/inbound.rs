@@ -9,6 +9,9 @@ use super::{
 /// they have lost come on top.
 const HOLDER_SHARE: usize = 2;
 
+/// A node gives to as many more than it takes from, at most.
+const SPARE: usize = 4;
+
 /// Who has so much less of an item than its owner is on a way that is too narrow.
 const LAG_BYTES: u64 = 256 << 10;
 
@@ -27,7 +30,12 @@ impl Exchange {
             Some(reply) => self.reply(ask, reply),
             None => {
                 self.trackers.entry(item).or_default().waiting.push_back(ask);
-                self.timer(now + self.limits.wait, Timer::Ask(ask));
+                let wait = if self.waits_for_turn(item) {
+                    self.limits.patience / 2
+                } else {
+                    self.limits.wait
+                };
+                self.timer(now + wait, Timer::Ask(ask));
             }
         }
     }
@@ -37,6 +45,7 @@ impl Exchange {
         let Some(Asked { incoming, is_served }) = self.asks.remove(&ask) else { return };
         let Some(tracker) = self.trackers.get_mut(&incoming.item) else { return };
         if is_served {
+            self.served -= 1;
             tracker.children -= 1;
             self.serve_waiting(incoming.item, now);
         } else {
@@ -68,29 +77,38 @@ impl Exchange {
         let has_more = stock == Stock::Whole
             || !is_served
             || self.errands.get(item).is_some_and(|errand| errand.received > *offset + LAG_BYTES);
+        // Who is to have it from whom is decided when it comes. Before, nobody knows who will have how much to do then.
+        if stock == Stock::Nothing && self.waits_for_turn(*item) {
+            return None;
+        }
         let has_lane = self.has_lane(incoming);
         if !has_more {
             return Some(Reply::Busy { after: self.limits.check });
         }
         // Who fetches things for others only gives each away once: they can pass it on.
         let most = if self.has_readers() { self.limits.children } else { 1 };
+        let own_load = if self.has_readers() { self.load() } else { 0 };
         let tracker = self.trackers.entry(*item).or_default();
-        if has_lane && tracker.children < most {
-            tracker.note(incoming, self.limits.children, now);
-            return Some(Reply::Serve);
-        }
+        let own_cost = tracker.own_cost(own_load);
         let loads = &self.loads;
         let load = |node| loads.get(&node).copied().unwrap_or(0);
-        let named = tracker.refer(incoming, load, now);
-        if named.is_empty() {
-            return None;
+        let candidates = tracker.candidates(incoming, load, now);
+        let is_best = candidates.first().is_none_or(|first| own_cost <= first.cost);
+        let slots = self.limits.children;
+        if has_lane && tracker.children < most && is_best {
+            tracker.note(incoming, (slots, 1), now);
+            return Some(Reply::Serve);
         }
-        if let Some(first) = named.first() {
-            // Until it says itself what it has to do.
-            *self.loads.entry(first.id).or_default() += 1;
-        }
-        tracker.note(incoming, self.limits.children, now);
-        Some(Reply::Refer(named))
+        let first = candidates.first()?;
+        // Until it says itself what it has to do.
+        *self.loads.entry(first.peer.id).or_default() += 1;
+        let depth = tracker.name(first);
+        tracker.note(incoming, (slots, depth), now);
+        Some(Reply::Refer(candidates.into_iter().map(|candidate| candidate.peer).collect()))
+    }
+
+    fn waits_for_turn(&self, item: Item) -> bool {
+        self.errands.get(&item).is_some_and(Errand::waits_for_turn)
     }
 
     /// Sees to it that an item comes here that others ask for.
@@ -98,6 +116,7 @@ impl Exchange {
         let errand = self.errands.entry(item).or_insert_with(|| {
             let mut errand = Errand::new(None, hop + 1);
             errand.quest = Quest::Queued;
+            self.queued += 1;
             errand
         });
         let is_asked_back = hop > 0 && errand.source.is_none();
@@ -118,8 +137,8 @@ impl Exchange {
     /// Whether this node can send something to one more. It gives to as many as it takes from; and it takes more upon
     /// itself for who was refused by others.
     fn has_lane(&self, incoming: &Incoming) -> bool {
-        let sources = self.errands.values().filter(|errand| errand.source.is_some()).count();
-        self.lanes_busy < self.limits.lanes.max(sources) + incoming.avoid.len()
+        let coming = self.errands.len() - self.queued;
+        self.served < self.limits.lanes.max(coming + SPARE) + incoming.avoid.len()
     }
 
     fn reply(&mut self, ask: AskId, reply: Reply) {
@@ -127,6 +146,7 @@ impl Exchange {
             Reply::Serve => {
                 self.counts.served += 1;
                 if let Some(asked) = self.asks.get_mut(&ask) {
+                    self.served += 1;
                     asked.is_served = true;
                     self.trackers.entry(asked.incoming.item).or_default().children += 1;
                 }
@@ -141,6 +161,16 @@ impl Exchange {
             }
         }
         self.actions.push_back(Action::Reply { ask, reply });
+    }
+
+    /// Has those that wait for an item come in another order than for other items: who is always the last never gives
+    /// anything.
+    pub(super) fn shuffle_waiting(&mut self, item: Item) {
+        let Some(tracker) = self.trackers.get_mut(&item) else { return };
+        let asks = &self.asks;
+        let drawn =
+            |ask: &AskId| asks.get(ask).map(|asked| item.worth(asked.incoming.from.id.number()));
+        tracker.waiting.make_contiguous().sort_by_cached_key(drawn);
     }
 
     /// Answers those that wait for an item as far as that can be done now.

@@ -48,13 +48,15 @@ pub struct Exchange {
     asks: HashMap<AskId, Asked>,
     /// What this node's readers want beyond the window, in the order in which it was wanted.
     queue: VecDeque<Item>,
+    /// How many errands wait there.
+    queued: usize,
     in_window: usize,
     fetches: Fetches,
     breakers: Breakers,
     /// How much others had to send when they last asked.
     loads: HashMap<NodeId, u32>,
-    /// Requests of others that this node could send more to if it were faster.
-    lanes_busy: usize,
+    /// Requests of others that are sent something or are going to be.
+    served: usize,
     timers: BinaryHeap<Reverse<(Moment, Timer)>>,
     /// How long items usually take.
     usual: Moment,
@@ -115,11 +117,12 @@ impl Exchange {
             trackers: HashMap::new(),
             asks: HashMap::new(),
             queue: VecDeque::new(),
+            queued: 0,
             in_window: 0,
             fetches: Fetches::new(limits.fetches),
             breakers: Breakers::default(),
             loads: HashMap::new(),
-            lanes_busy: 0,
+            served: 0,
             timers: BinaryHeap::from([Reverse((SWEEP, Timer::Sweep))]),
             usual: outbound::USUAL_FIRST,
             arrivals: 0,
@@ -147,8 +150,8 @@ impl Exchange {
         self.timers.peek().map(|Reverse((at, _))| *at)
     }
 
-    /// Lets time pass.
-    pub fn tick(&mut self, now: Moment) {
+    /// Lets time pass. `received` tells how many bytes of an item are here.
+    pub fn tick(&mut self, now: Moment, received: impl Fn(Item) -> u64) {
         while let Some(Reverse((at, _))) = self.timers.peek()
             && *at <= now
         {
@@ -156,7 +159,7 @@ impl Exchange {
             match timer {
                 Timer::Errand(item) => {
                     if self.errands.get(&item).is_some_and(|errand| errand.check == at) {
-                        self.check(item, now);
+                        self.check(item, &received, now);
                     }
                 }
                 Timer::Ask(ask) => self.waited_long_enough(ask),
@@ -173,9 +176,10 @@ impl Exchange {
         self.view = view;
     }
 
-    /// Notes how many requests of others are sent something that could be sent more.
-    pub fn set_lanes_busy(&mut self, lanes_busy: usize) {
-        self.lanes_busy = lanes_busy;
+    /// How much this node has to send to others, as it tells them.
+    #[must_use]
+    pub fn load(&self) -> u32 {
+        u32::try_from(self.served).unwrap_or(u32::MAX)
     }
 
     /// What has happened so far.

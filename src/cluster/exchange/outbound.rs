@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    Action, Answer, Attempt, Errand, Exchange, Item, Lost, Moment, Need, Peer, Quest, RANKS, Role,
-    Timer, Trouble, errand::Source,
+    Action, Answer, Attempt, Errand, Exchange, Item, Lost, Moment, Need, NodeId, Peer, Quest,
+    RANKS, Role, Timer, Trouble, errand::Source,
 };
 
 /// A request that so many nodes have passed on is answered by whoever has it now.
@@ -22,6 +22,9 @@ const LOSSES_MOST: u32 = 3;
 const PAUSE_FIRST: Duration = Duration::from_millis(20);
 
 /// What comes at less than one in so many of the speed of everything else is looked for elsewhere.
+const BEHIND_SHARE: u64 = 2;
+
+/// What comes at less than one in so many of that speed may have a slow owner.
 const SLOW_SHARE: u64 = 4;
 
 /// How much the last item counts for how long they usually take: one in so many.
@@ -48,16 +51,22 @@ impl Exchange {
         if let Some(errand) = self.errands.get_mut(&item) {
             let was_in_window = errand.is_in_window();
             errand.need = errand.need.max(Some(need));
+            let waits_for_turn = errand.waits_for_turn();
             if errand.quest == Quest::Queued && need >= Need::Now {
-                self.begin(item, now);
-            } else if !was_in_window && errand.is_in_window() {
+                return self.begin(item, now);
+            }
+            if !was_in_window && errand.is_in_window() {
                 self.in_window += 1;
+            }
+            if need == Need::Open && waits_for_turn {
+                self.begin_fetch(item, now);
             }
             return;
         }
         let mut errand = Errand::new(Some(need), 0);
         errand.quest = Quest::Queued;
         self.errands.insert(item, errand);
+        self.queued += 1;
         if need >= Need::Now {
             self.begin(item, now);
         } else {
@@ -79,7 +88,7 @@ impl Exchange {
         }
         match answer {
             Answer::Bytes => {
-                self.take_from(item, Source { number, from: Some(to), since: now, marked: 0 }, now);
+                self.take_from(item, Source::new(number, Some(to), now), now);
             }
             Answer::Refer(peers) => {
                 let me = self.me.id;
@@ -170,6 +179,7 @@ impl Exchange {
     /// Begins with an item that is new or has waited for its turn.
     pub(super) fn begin(&mut self, item: Item, now: Moment) {
         let Some(errand) = self.errands.get_mut(&item) else { return };
+        self.queued -= usize::from(errand.quest == Quest::Queued);
         errand.quest = Quest::Idle;
         (errand.arrivals_before, errand.since) = (self.arrivals, now);
         if errand.need.is_some() {
@@ -227,7 +237,8 @@ impl Exchange {
             avoid: Arc::from(&errand.avoid[..]),
             is_served: errand.source.is_some(),
         });
-        self.check_at(item, now + self.limits.patience);
+        errand.asked = now;
+        self.check_at(item, now + self.limits.check);
     }
 
     /// Queues an item that this node has to fetch.
@@ -257,8 +268,10 @@ impl Exchange {
         self.last_attempt += 1;
         let number = self.last_attempt;
         self.fetches.begun();
-        self.take_from(item, Source { number, from: None, since: now, marked: 0 }, now);
+        self.take_from(item, Source::new(number, None, now), now);
         self.actions.push_back(Action::Fetch { attempt: Attempt { item, number } });
+        self.shuffle_waiting(item);
+        self.serve_waiting(item, now);
     }
 
     /// Takes an item from another source than before.
@@ -275,8 +288,8 @@ impl Exchange {
                 self.begin_fetches(now);
             }
         }
-        let pause = self.check_pause();
-        self.check_at(item, now + pause);
+        // Soon, because what does not come yet keeps a place from what might.
+        self.check_at(item, now + self.limits.check);
     }
 
     /// How long something comes before it is looked for somebody who has more of it. What usually comes sooner need not
@@ -333,6 +346,7 @@ impl Exchange {
 
     /// Gives what an errand had to those after it.
     fn left(&mut self, errand: &Errand, now: Moment) {
+        self.queued -= usize::from(errand.quest == Quest::Queued);
         if errand.is_in_window() {
             self.in_window -= 1;
             self.fill_window(now);
@@ -357,56 +371,95 @@ impl Exchange {
     }
 
     /// Looks at an errand whose time has come.
-    pub(super) fn check(&mut self, item: Item, now: Moment) {
+    pub(super) fn check(&mut self, item: Item, received: &impl Fn(Item) -> u64, now: Moment) {
         let Some(errand) = self.errands.get(&item) else { return };
         match (errand.quest, errand.source) {
             (Quest::Pausing, _) => self.seek(item, now),
+            (Quest::Asking { .. }, _) if now < errand.asked + self.limits.patience => {
+                let until = errand.asked + self.limits.patience;
+                if errand.source.is_none() && errand.is_in_window() {
+                    self.stall(item, now);
+                }
+                self.check_at(item, until);
+            }
             (Quest::Asking { number, .. }, _) => {
                 let attempt = Attempt { item, number };
                 self.actions.push_back(Action::Cancel { attempt });
                 self.answered(attempt, Answer::Dead, now);
             }
-            (Quest::Idle, Some(source)) => self.check_source(item, source, now),
+            (Quest::Idle, Some(source)) => self.check_source(item, source, received, now),
             (Quest::Idle | Quest::Queued | Quest::FetchTurn, _) => {}
         }
     }
 
+    /// Gives the place of what does not come to what is wanted next.
+    fn stall(&mut self, item: Item, now: Moment) {
+        let Some(errand) = self.errands.get_mut(&item) else { return };
+        errand.is_stalled = true;
+        self.in_window -= 1;
+        self.fill_window(now);
+    }
+
     /// Looks for somebody who has more of an item that takes long.
-    fn check_source(&mut self, item: Item, source: Source, now: Moment) {
+    fn check_source(
+        &mut self,
+        item: Item,
+        source: Source,
+        received: &impl Fn(Item) -> u64,
+        now: Moment,
+    ) {
+        let pause = self.check_pause();
         let Some(from) = source.from else {
-            let pause = self.check_pause();
             return self.check_at(item, now + pause);
         };
-        let came = |errand: &Errand| {
-            let source = errand.source?;
-            Some(errand.received.saturating_sub(source.marked))
+        let here = received(item);
+        let is_looked_at_later = now < source.since + pause;
+        let (own, mean) = if is_looked_at_later {
+            (here - source.marked.min(here), 0)
+        } else {
+            (source.rate(here, now), self.mean_rate(received, now))
         };
-        let (sum, flows) = self
-            .errands
-            .values()
-            .filter_map(came)
-            .fold((0, 0), |(sum, flows), more| (sum + more, flows + u64::from(more > 0)));
         let Some(errand) = self.errands.get_mut(&item) else { return };
-        let own = errand.received.saturating_sub(source.marked);
-        errand.source = Some(Source { marked: errand.received, ..source });
-        let is_slow = own.saturating_mul(SLOW_SHARE * flows.max(1)) < sum;
+        errand.received = here;
         let begins_to_stall = own == 0 && errand.is_in_window();
-        errand.is_stalled |= begins_to_stall;
+        if is_looked_at_later {
+            self.check_at(item, source.since + pause);
+        } else {
+            errand.source = Some(Source { marked: here, marked_at: now, ..source });
+            self.look_elsewhere(item, from, (own, mean), now);
+        }
+        if begins_to_stall {
+            self.stall(item, now);
+        }
+    }
+
+    /// Looks for another source if the one there is gives little, compared with what else comes.
+    fn look_elsewhere(&mut self, item: Item, from: NodeId, (own, mean): (u64, u64), now: Moment) {
+        let Some(errand) = self.errands.get_mut(&item) else { return };
         let overtaken = self.arrivals - errand.arrivals_before;
-        let is_late = is_slow && overtaken >= OVERTAKEN * self.limits.window as u64;
-        if is_late && errand.rank + 1 < RANKS {
+        let is_late = overtaken >= OVERTAKEN * self.limits.window as u64;
+        if own.saturating_mul(SLOW_SHARE) < mean && is_late && errand.rank + 1 < RANKS {
             let owner = self.view.owners(item).iter().nth(errand.rank).map(|peer| peer.id);
             self.slow_owners.extend(owner.map(|owner| (owner, now + PASSED_OVER)));
             errand.rank += 1;
             errand.arrivals_before = self.arrivals;
             self.counts.deputies += 1;
         }
+        // Who sends it may have no more itself. To change the source then only spoils the order in which it goes on.
+        if own > 0 && own.saturating_mul(BEHIND_SHARE) >= mean {
+            return self.check_later(item, now);
+        }
         self.counts.slow += 1;
         errand.avoid(from);
-        if begins_to_stall {
-            self.in_window -= 1;
-            self.fill_window(now);
-        }
         self.seek(item, now);
+    }
+
+    /// How fast things come, each of those that come at all, in bytes per second.
+    fn mean_rate(&self, received: &impl Fn(Item) -> u64, now: Moment) -> u64 {
+        let rate =
+            |(item, errand): (&Item, &Errand)| Some(errand.source?.rate(received(*item), now));
+        let rates = self.errands.iter().filter_map(rate).filter(|rate| *rate > 0);
+        let (sum, count) = rates.fold((0, 0), |(sum, count), rate| (sum + rate, count + 1));
+        sum / count.max(1)
     }
 }

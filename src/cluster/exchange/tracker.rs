@@ -19,6 +19,14 @@ const MOST: usize = 64;
 /// So many of those that could give an item are looked at to find the one with the least to do.
 const COMPARED: usize = 64;
 
+/// What it costs to be one node further from where an item comes from, in transfers that a node has to send.
+const HOP_COST: u32 = 8;
+
+/// What it costs if a node gives the same item to one more. Whoever gives each away as often as it gets it, once, has
+/// as much to send as it receives: in a chain all links are busy alike, and in a tree half of them are idle. But a
+/// chain of more than 32 takes too long to reach its end, and becomes a tree.
+const CHILD_COST: u32 = 32 * HOP_COST;
+
 /// Nodes that a referral names.
 pub(super) const NAMED: usize = 3;
 
@@ -42,19 +50,40 @@ struct Entry {
     peer: Peer,
     /// How many more it can be named to.
     slots: usize,
+    /// To how many it was named as the first.
+    children: u32,
+    /// How many nodes there are between it and where the item comes from.
+    depth: u32,
     /// Bytes of the item that it had when it last asked.
     offset: u64,
     since: Moment,
 }
 
+/// Somebody who could give the item.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Candidate {
+    pub(super) cost: u32,
+    /// So that not all owners name the same nodes first.
+    drawn: u64,
+    order: u64,
+    pub(super) peer: Peer,
+}
+
 impl Tracker {
-    /// Names up to three nodes that can give the item to who asks: those with the least to do first.
-    pub(super) fn refer(
-        &mut self,
+    /// What it costs if the owner gives the item to one more itself.
+    pub(super) fn own_cost(&self, load: u32) -> u32 {
+        let children = u32::try_from(self.children).unwrap_or(u32::MAX);
+        load.saturating_add(CHILD_COST.saturating_mul(children))
+    }
+
+    /// Nodes that can give the item to who asks, the best first: those with the least to do, and of those the ones that
+    /// are nearest to where it comes from.
+    pub(super) fn candidates(
+        &self,
         incoming: &Incoming,
         load: impl Fn(NodeId) -> u32,
         now: Moment,
-    ) -> Vec<Peer> {
+    ) -> Vec<Candidate> {
         let own_order = self.orders.get(&incoming.from.id).copied();
         let before = own_order.unwrap_or(u64::MAX);
         let has_more = |entry: &Entry| {
@@ -68,20 +97,29 @@ impl Tracker {
                 && (!incoming.is_served || has_more(entry))
         };
         let fit = self.entries.range(..before).filter(|(_, entry)| is_fit(entry)).take(COMPARED);
-        let mut named: Vec<(u32, u64, Peer)> =
-            fit.map(|(order, entry)| (load(entry.peer.id), *order, entry.peer)).collect();
-        named.sort_by_key(|(load, order, _)| (*load, *order));
+        let mut named: Vec<Candidate> = fit
+            .map(|(order, entry)| Candidate {
+                cost: load(entry.peer.id) + HOP_COST * entry.depth + CHILD_COST * entry.children,
+                drawn: incoming.item.worth(entry.peer.id.number()),
+                order: *order,
+                peer: entry.peer,
+            })
+            .collect();
+        named.sort_unstable_by_key(|candidate| (candidate.cost, candidate.drawn));
         named.truncate(NAMED);
-        if let Some((_, order, _)) = named.first()
-            && let Some(entry) = self.entries.get_mut(order)
-        {
-            entry.slots = entry.slots.saturating_sub(1);
-        }
-        named.into_iter().map(|(.., peer)| peer).collect()
+        named
+    }
+
+    /// Notes that a node was named as the first of those that can give the item. Returns how far from its owner that is.
+    pub(super) fn name(&mut self, candidate: &Candidate) -> u32 {
+        let Some(entry) = self.entries.get_mut(&candidate.order) else { return 1 };
+        entry.slots = entry.slots.saturating_sub(1);
+        entry.children += 1;
+        entry.depth + 1
     }
 
     /// Notes that a node is going to have the item, and can give it to so many others.
-    pub(super) fn note(&mut self, incoming: &Incoming, slots: usize, now: Moment) {
+    pub(super) fn note(&mut self, incoming: &Incoming, (slots, depth): (usize, u32), now: Moment) {
         let (peer, offset) = (incoming.from, incoming.offset);
         if let Some(order) = self.orders.get(&peer.id) {
             if let Some(entry) = self.entries.get_mut(order) {
@@ -96,7 +134,8 @@ impl Tracker {
             order.into_iter().for_each(|order| _ = self.entries.remove(&order));
         }
         self.orders.insert(peer.id, self.next_order);
-        self.entries.insert(self.next_order, Entry { peer, slots, offset, since: now });
+        self.entries
+            .insert(self.next_order, Entry { peer, slots, children: 0, depth, offset, since: now });
         self.next_order += 1;
     }
 

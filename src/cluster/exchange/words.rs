@@ -15,8 +15,7 @@ pub struct Limits {
     /// Items that are fetched from where all of it comes from at once, at most. How many it really are follows from
     /// how long they take.
     pub fetches: usize,
-    /// Requests of other nodes that are sent something at once, not counting those that wait for what this node still
-    /// receives itself.
+    /// Requests of other nodes that are sent something at once, if it is not more that this node receives itself.
     pub lanes: usize,
     /// Nodes to which one node gives the same item while others want it too.
     pub children: usize,
@@ -82,7 +81,7 @@ pub struct Incoming {
     pub offset: u64,
     /// How many nodes have passed the request on.
     pub hop: u8,
-    /// How much the other node has to send itself.
+    /// How many requests the other node answers itself with something that it has or that comes to it.
     pub load: u32,
     /// Nodes that could not give it.
     pub avoid: Vec<NodeId>,

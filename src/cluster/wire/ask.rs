@@ -124,7 +124,7 @@ pub struct Ask {
     pub offset: u64,
     /// How often the question has been passed on.
     pub hop: u8,
-    /// How much the asking node sends to others at the moment.
+    /// How many parts the asking node sends to others at the moment, or passes on when they come.
     pub load: u32,
     /// Nodes that are not to be referred to, because they failed. At most [`AVOIDED_MOST`]; further ones are not sent.
     pub avoid: Vec<NodeId>,

@@ -40,6 +40,7 @@ pub(super) struct Words {
     pub(super) hop: u8,
     pub(super) avoid: Arc<[NodeId]>,
     pub(super) is_served: bool,
+    pub(super) load: u32,
 }
 
 impl Chunked {
@@ -65,7 +66,7 @@ impl Chunked {
             role: words.role,
             offset,
             hop: words.hop,
-            load: u32::try_from(swarm.lanes_busy()).unwrap_or(u32::MAX),
+            load: words.load,
             avoid: words.avoid.to_vec(),
             is_served: words.is_served,
             epoch: swarm.neighbours.members.view().epoch(),

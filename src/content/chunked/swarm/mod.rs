@@ -175,7 +175,8 @@ impl Chunked {
             match action {
                 Action::Ask { attempt, to, role, hop, avoid, is_served } => {
                     let Some(wanted) = state.wanted.get(&attempt.item) else { continue };
-                    let words = attempt::Words { role, hop, avoid, is_served };
+                    let load = state.exchange.load();
+                    let words = attempt::Words { role, hop, avoid, is_served, load };
                     let place = wanted.place();
                     let task = Arc::clone(self).ask(attempt, to, words, place);
                     let task = AbortOnDropHandle::new(tasks.spawn("ask a node", task));
@@ -256,8 +257,10 @@ impl Chunked {
                 }
             }
             self.tell(swarm, |state, now| {
-                self.note_progress(state);
-                state.exchange.tick(now);
+                let State { exchange, wanted, .. } = state;
+                let received =
+                    |item| wanted.get(&item).map_or(0, |wanted| self.received_of(wanted));
+                exchange.tick(now, received);
             });
         }
     }
@@ -266,14 +269,6 @@ impl Chunked {
         match wanted.come.load(Ordering::Relaxed) {
             0 => self.received(&wanted.part),
             come => come,
-        }
-    }
-
-    /// Tells the exchange how much there is of everything that comes.
-    fn note_progress(&self, state: &mut State) {
-        let State { exchange, wanted, .. } = state;
-        for (item, wanted) in wanted.iter() {
-            exchange.progressed(*item, self.received_of(wanted));
         }
     }
 }

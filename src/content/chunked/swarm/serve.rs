@@ -187,8 +187,7 @@ impl Chunked {
             avoid: ask.avoid,
             is_served: ask.is_served,
         };
-        let (now, lanes_busy) = (swarm.now(), swarm.lanes_busy());
-        state.exchange.set_lanes_busy(lanes_busy);
+        let now = swarm.now();
         state.exchange.progressed(item, received);
         state.exchange.asked(id, incoming, stock, now);
         self.act(swarm, &mut state);
