@@ -129,6 +129,17 @@ impl Colleagues {
         Asked::Here
     }
 
+    /// Notes that whoever is asked about `item` takes long: unless it answered something else lately, it is asked nothing
+    /// for a while. What it was asked already it may still answer.
+    pub fn is_late(&self, item: Item) {
+        let owners = self.0.members.view().owners(item);
+        let asked = owners.iter().find(|owner| !self.is_left_alone(owner.id));
+        if let Some(owner) = asked.filter(|owner| owner.id != self.0.me.id) {
+            tracing::debug!(node = %owner.id, address = %owner.address, "a node takes long to answer");
+            self.too_slow(owner.id);
+        }
+    }
+
     /// Tells every other node that is known, whether it owns things or not, and waits until all of them have answered,
     /// but no longer than `patience`. Returns how many have been told. A node of which nothing was heard for long is told
     /// too, but neither waited for nor counted.

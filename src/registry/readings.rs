@@ -1,8 +1,10 @@
 //! Links that are read, once for many who want the same.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use futures_util::future::{Either, select};
+use tokio::time::timeout;
 
 use super::{
     Error,
@@ -27,8 +29,12 @@ const READING_PATIENCE: Duration = Duration::from_secs(1);
 /// asked.
 const ASKING_PATIENCE: Duration = Duration::from_millis(20);
 
-/// How long another node may take to answer. Who has waited for so long reads the storage, where the answer is.
+/// How long another node may take to answer, before the storage is read as well, where the answer is.
 const OWNER_PATIENCE: Duration = Duration::from_millis(300);
+
+/// How long its answer is good, if the storage has given none by then. Where lines are full, a request to the storage may
+/// fail for want of a connection, and what the owner has read is already on its way.
+const OWNER_PATIENCE_MOST: Duration = Duration::from_secs(10);
 
 /// The call by which a link is asked for.
 pub(super) const LINK: &str = "link";
@@ -88,15 +94,44 @@ impl Readings {
             if let Some(link) = readings.believed(&question) {
                 return Ok(Some(link));
             }
-            match asked.ask_owner(item, LINK, Bytes::from(words), OWNER_PATIENCE).await {
-                Asked::Here => readings.read_here(question).await,
-                Asked::There(answer) => match understood(&answer) {
-                    Some(found) => Ok(readings.learnt(question, found)),
-                    None => readings.read_here(question).await,
-                },
-            }
+            readings.read_there_or_here(&asked, (item, Bytes::from(words)), question).await
         };
         share(&others.questions, wanted, asking).await
+    }
+
+    /// What a link says, by its owner, or by the storage if that takes too long.
+    async fn read_there_or_here(
+        &self,
+        colleagues: &Colleagues,
+        (item, words): (Item, Bytes),
+        wanted: Wanted,
+    ) -> Reading {
+        let mut there = pin!(self.read_there(colleagues, (item, words), wanted.clone()));
+        match timeout(OWNER_PATIENCE, &mut there).await {
+            Ok(Some(found)) => return found,
+            Ok(None) => return self.read_here(wanted).await,
+            Err(_elapsed) => colleagues.is_late(item),
+        }
+        let mut here = pin!(self.read_here(wanted));
+        match select(&mut there, &mut here).await {
+            Either::Left((Some(found), _)) => found,
+            Either::Left((None, _)) => here.await,
+            Either::Right((Ok(found), _)) => Ok(found),
+            Either::Right((Err(error), _)) => there.await.unwrap_or(Err(error)),
+        }
+    }
+
+    /// What the owner of a link says; nothing if it says nothing that makes sense.
+    async fn read_there(
+        &self,
+        colleagues: &Colleagues,
+        (item, words): (Item, Bytes),
+        wanted: Wanted,
+    ) -> Option<Reading> {
+        match colleagues.ask_owner(item, LINK, words, OWNER_PATIENCE_MOST).await {
+            Asked::Here => None,
+            Asked::There(answer) => Some(Ok(self.learnt(wanted, understood(&answer)?))),
+        }
     }
 
     /// What a link says, read here whoever owns it.

@@ -21,6 +21,8 @@ pub(super) struct Errand {
     pub(super) avoid: Vec<NodeId>,
     /// Attempts that brought nothing, in a row.
     pub(super) fruitless: u32,
+    /// How often it was fetched in vain.
+    pub(super) failures: u32,
     /// How often all of it was thrown away.
     pub(super) losses: u32,
     /// The rank of the owner that is asked.
@@ -94,6 +96,7 @@ impl Errand {
             candidates: Vec::new(),
             avoid: Vec::new(),
             fruitless: 0,
+            failures: 0,
             losses: 0,
             rank: 0,
             since: Moment::ZERO,

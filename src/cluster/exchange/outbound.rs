@@ -16,6 +16,9 @@ const FRUITLESS_MOST: u32 = 12;
 /// Longest pause between two of them.
 const PAUSE_MOST: Duration = Duration::from_secs(2);
 
+/// What was fetched so often in vain cannot be had.
+const FAILURES_MOST: u32 = 3;
+
 /// What was thrown away so often is fetched from where all of it comes from.
 const LOSSES_MOST: u32 = 3;
 
@@ -103,7 +106,7 @@ impl Exchange {
             }
             Answer::Failed => {
                 errand.avoid(to);
-                self.fruitless(item, now);
+                self.failed(item, now);
             }
             Answer::Dead => {
                 errand.avoid(to);
@@ -159,7 +162,8 @@ impl Exchange {
                 errand.is_deputy |= errand.losses >= LOSSES_MOST;
                 self.fruitless(item, now);
             }
-            (Trouble::Broken, _) | (Trouble::Unknown | Trouble::Failed, Some(_)) => {
+            (Trouble::Broken, None) => self.failed(item, now),
+            (Trouble::Broken | Trouble::Unknown | Trouble::Failed, Some(_)) => {
                 self.fruitless(item, now);
             }
         }
@@ -296,6 +300,16 @@ impl Exchange {
     /// be looked at, and to change the source costs what is on its way from the one before.
     fn check_pause(&self) -> Duration {
         (self.usual / 2).clamp(self.limits.check, CHECK_MOST)
+    }
+
+    /// Goes on after it could not be fetched, by this node or by who should have it.
+    fn failed(&mut self, item: Item, now: Moment) {
+        let Some(errand) = self.errands.get_mut(&item) else { return };
+        errand.failures += 1;
+        if errand.failures >= FAILURES_MOST {
+            return self.lose(item, Lost::Failed, now);
+        }
+        self.fruitless(item, now);
     }
 
     /// Goes on after an attempt that brought nothing.

@@ -217,7 +217,11 @@ impl Chunked {
         let Some(swarm) = &self.swarm else { return };
         let fetched = self.fetch_part(place.part, &place.slot).await;
         let fetched = fetched.map_err(|error| {
-            let trouble = if error.is_not_found() { Trouble::Unknown } else { Trouble::Failed };
+            let trouble = match &error {
+                error if error.is_not_found() => Trouble::Unknown,
+                error if error.is_retryable() => Trouble::Broken,
+                _ => Trouble::Failed,
+            };
             (error, trouble)
         });
         self.end_part(swarm, attempt, fetched);
