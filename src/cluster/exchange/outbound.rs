@@ -40,10 +40,14 @@ pub(super) const USUAL_FIRST: Duration = Duration::from_secs(2);
 const CHECK_MOST: Duration = Duration::from_secs(2);
 
 /// So often the pause between two looks is doubled, at most.
-const CHECKS_DOUBLED: u32 = 3;
+const CHECKS_DOUBLED: u32 = 1;
 
-/// What is overtaken by so many others, for each that may be asked for at once, is asked of who comes after its owner.
-const OVERTAKEN: u64 = 3;
+/// What takes so many times as long as things usually take is slow.
+const OLD: u32 = 4;
+
+/// What is found so slow so many times in a row, and is overtaken by half as many others as may come at once, is asked of
+/// who comes after its owner.
+const SLOW_LOOKS: u32 = 2;
 
 /// How long an owner is passed over that was so slow.
 const PASSED_OVER: Duration = Duration::from_secs(10);
@@ -99,8 +103,9 @@ impl Exchange {
                 self.ask_next(item, now);
             }
             Answer::Busy { after } if role != Role::Holder => self.pause(item, after, now),
+            Answer::Pass if role != Role::Holder => self.pass(item, to, now),
             Answer::Unknown if role != Role::Holder => self.lose(item, Lost::Unknown, now),
-            Answer::Busy { .. } | Answer::Unknown => {
+            Answer::Busy { .. } | Answer::Pass | Answer::Unknown => {
                 errand.avoid(to);
                 self.ask_next(item, now);
             }
@@ -114,6 +119,19 @@ impl Exchange {
                 self.ask_next(item, now);
             }
         }
+    }
+
+    /// Passes over a slow owner.
+    fn pass(&mut self, item: Item, owner: NodeId, now: Moment) {
+        self.slow_owners.insert(owner, now + PASSED_OVER);
+        let owners = self.view.owners(item);
+        let next = owners.rank_of(owner).map_or(RANKS, |rank| rank + 1);
+        if let Some(errand) = self.errands.get_mut(&item) {
+            errand.rank = errand.rank.max(next);
+            // Who disagrees on who comes after whom, and passes it on too, is not asked for ever.
+            errand.is_deputy |= errand.rank >= owners.iter().count();
+        }
+        self.seek(item, now);
     }
 
     /// Tells how many bytes of an item are here now.
@@ -135,8 +153,9 @@ impl Exchange {
             self.fetches.came(now.saturating_sub(source.since));
         }
         self.arrivals += 1;
-        let took = now.saturating_sub(errand.since);
-        self.usual = (self.usual * (USUAL_SHARE - 1) + took) / USUAL_SHARE;
+        let took = now.saturating_sub(errand.since.unwrap_or(now));
+        // One that took very long says little about others.
+        self.usual = (self.usual * (USUAL_SHARE - 1) + took.min(self.usual * 2)) / USUAL_SHARE;
         self.left(&errand, now);
         self.serve_waiting(item, now);
     }
@@ -185,7 +204,7 @@ impl Exchange {
         let Some(errand) = self.errands.get_mut(&item) else { return };
         self.queued -= usize::from(errand.quest == Quest::Queued);
         errand.quest = Quest::Idle;
-        (errand.arrivals_before, errand.since) = (self.arrivals, now);
+        errand.arrivals_before = self.arrivals;
         if errand.need.is_some() {
             self.in_window += 1;
         }
@@ -198,19 +217,26 @@ impl Exchange {
         if errand.is_deputy || errand.hop >= HOPS_MOST {
             return self.fetch(item, now);
         }
-        let owners = self.view.owners(item);
-        // What the owner gives too slowly is asked of the next one.
+        let hop = errand.hop;
         let skipped = if errand.is_fetched() { 0 } else { errand.rank };
-        for (rank, owner) in owners.iter().enumerate().skip(skipped) {
-            if owner.id == self.me.id {
-                return self.fetch(item, now);
-            }
-            let is_slow = self.slow_owners.get(&owner.id).is_some_and(|until| *until > now);
-            let is_last = rank + 1 == RANKS;
-            if self.breakers.allows(owner.id, now) && (!is_slow || is_last) {
-                let role = if rank == 0 { Role::Owner } else { Role::Deputy };
-                return self.ask(item, *owner, role, now);
-            }
+        let passes_on = self.passes_on(item, hop);
+        let owners = self.view.owners(item);
+        let find = |skipped: usize, takes_slow: bool| {
+            owners.iter().enumerate().skip(skipped).find(|(rank, owner)| {
+                if owner.id == self.me.id {
+                    return !passes_on || rank + 1 == RANKS;
+                }
+                let until = self.slow_owners.get(&owner.id);
+                let is_slow = until.is_some_and(|until| *until > now);
+                self.breakers.allows(owner.id, now) && (takes_slow || !is_slow)
+            })
+        };
+        // What the owner gives too slowly is asked of the next one, and of a slow one only if there is no other.
+        match find(skipped, false).or_else(|| find(0, false)).or_else(|| find(skipped, true)) {
+            Some((_, owner)) if owner.id == self.me.id => return self.fetch(item, now),
+            Some((0, owner)) => return self.ask(item, *owner, Role::Owner, now),
+            Some((_, owner)) => return self.ask(item, *owner, Role::Deputy, now),
+            None => {}
         }
         self.counts.direct += 1;
         self.fetch(item, now);
@@ -281,6 +307,7 @@ impl Exchange {
     /// Takes an item from another source than before.
     fn take_from(&mut self, item: Item, source: Source, now: Moment) {
         let Some(errand) = self.errands.get_mut(&item) else { return };
+        errand.since.get_or_insert(now);
         let before = errand.source.replace(Source { marked: errand.received, ..source });
         errand.quest = Quest::Idle;
         (errand.fruitless, errand.checks) = (0, 0);
@@ -299,7 +326,7 @@ impl Exchange {
     /// How long something comes before it is looked for somebody who has more of it. What usually comes sooner need not
     /// be looked at, and to change the source costs what is on its way from the one before.
     fn check_pause(&self) -> Duration {
-        (self.usual / 2).clamp(self.limits.check, CHECK_MOST)
+        self.usual.clamp(self.limits.check, CHECK_MOST)
     }
 
     /// Goes on after it could not be fetched, by this node or by who should have it.
@@ -344,7 +371,7 @@ impl Exchange {
     }
 
     /// Gives an item up.
-    fn lose(&mut self, item: Item, why: Lost, now: Moment) {
+    pub(super) fn lose(&mut self, item: Item, why: Lost, now: Moment) {
         let Some(errand) = self.errands.remove(&item) else { return };
         if let Some(source) = errand.source {
             let attempt = Attempt { item, number: source.number };
@@ -451,16 +478,20 @@ impl Exchange {
     fn look_elsewhere(&mut self, item: Item, from: NodeId, (own, mean): (u64, u64), now: Moment) {
         let Some(errand) = self.errands.get_mut(&item) else { return };
         let overtaken = self.arrivals - errand.arrivals_before;
-        let is_late = overtaken >= OVERTAKEN * self.limits.window as u64;
-        if own.saturating_mul(SLOW_SHARE) < mean && is_late && errand.rank + 1 < RANKS {
+        // At the end nothing else may come that it could be compared with.
+        let age = now.saturating_sub(errand.since.unwrap_or(now));
+        let is_slow = own.saturating_mul(SLOW_SHARE) < mean || age > self.usual * OLD;
+        errand.slow_looks = if is_slow { errand.slow_looks + 1 } else { 0 };
+        let is_late = errand.slow_looks >= SLOW_LOOKS && 2 * overtaken >= self.limits.window as u64;
+        if is_late && errand.rank + 1 < RANKS {
             let owner = self.view.owners(item).iter().nth(errand.rank).map(|peer| peer.id);
             self.slow_owners.extend(owner.map(|owner| (owner, now + PASSED_OVER)));
             errand.rank += 1;
-            errand.arrivals_before = self.arrivals;
+            (errand.arrivals_before, errand.slow_looks) = (self.arrivals, 0);
             self.counts.deputies += 1;
         }
         // Who sends it may have no more itself. To change the source then only spoils the order in which it goes on.
-        if own > 0 && own.saturating_mul(BEHIND_SHARE) >= mean {
+        if own > 0 && own.saturating_mul(BEHIND_SHARE) >= mean && !is_slow {
             return self.check_later(item, now);
         }
         self.counts.slow += 1;

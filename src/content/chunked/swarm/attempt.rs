@@ -41,6 +41,7 @@ pub(super) struct Words {
     pub(super) avoid: Arc<[NodeId]>,
     pub(super) is_served: bool,
     pub(super) load: u32,
+    pub(super) rate: u64,
 }
 
 impl Chunked {
@@ -67,6 +68,7 @@ impl Chunked {
             offset,
             hop: words.hop,
             load: words.load,
+            rate: words.rate,
             avoid: words.avoid.to_vec(),
             is_served: words.is_served,
             epoch: swarm.neighbours.members.view().epoch(),
@@ -106,6 +108,7 @@ impl Chunked {
             }
             wire::Answer::Refer { peers } => (Answer::Refer(peers), None),
             wire::Answer::Busy { after } => (Answer::Busy { after }, None),
+            wire::Answer::Pass => (Answer::Pass, None),
             wire::Answer::Unknown => (Answer::Unknown, None),
             wire::Answer::Failed { .. } => (Answer::Failed, None),
         }

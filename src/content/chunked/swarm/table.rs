@@ -87,6 +87,7 @@ impl Chunked {
             offset: 0,
             hop: 0,
             load: 0,
+            rate: 0,
             avoid: Vec::new(),
             is_served: false,
             epoch: self.epoch(),
@@ -98,7 +99,7 @@ impl Chunked {
         let (length, body) = match answered.answer {
             Answer::Bytes { length, body, .. } => (length, body),
             Answer::Unknown => return Ok(None),
-            Answer::Refer { .. } | Answer::Busy { .. } | Answer::Failed { .. } => {
+            Answer::Refer { .. } | Answer::Busy { .. } | Answer::Pass | Answer::Failed { .. } => {
                 return Err(failed("the node could not give it".into()));
             }
         };
