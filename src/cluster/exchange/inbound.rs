@@ -103,7 +103,8 @@ impl Exchange {
         // Those that take it slowly use up nothing, and nobody else should have to take it from them. Who is given it
         // too slowly by others is helped best by who has all of it.
         let has_better = match candidates.first() {
-            Some(first) => !first.is_slow() && !(*is_served && stock == Stock::Whole),
+            Some(_) if *is_served && stock == Stock::Whole => false,
+            Some(first) => !first.is_slow(),
             None => stock == Stock::Nothing,
         };
         let is_last_hope = !has_better
