@@ -11,6 +11,7 @@ mod breaker;
 mod errand;
 mod fetches;
 mod inbound;
+mod looks;
 mod outbound;
 mod speed;
 mod tracker;
