@@ -44,6 +44,15 @@ pub enum Asked {
     There(Bytes),
 }
 
+/// Who answered a question that may be put to one owner after the other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// It is this node's turn: it comes first of those that are there, or nobody else is.
+    Here,
+    /// Another node has answered.
+    There(Peer, Bytes),
+}
+
 /// When a node answered last, or did not.
 #[derive(Clone, Copy, Debug)]
 enum Pulse {
@@ -86,6 +95,12 @@ impl Colleagues {
         metrics.register(Box::new(unanswered.clone())).expect("the metric is registered once");
         let pulses = Mutex::default();
         Self(Arc::new(Shared { me, members, client, pulses, unanswered, tasks }))
+    }
+
+    /// This node.
+    #[must_use]
+    pub fn me(&self) -> Peer {
+        self.0.me
     }
 
     /// Whether this node is the one to answer a question.
@@ -138,6 +153,39 @@ impl Colleagues {
             tracing::debug!(node = %owner.id, address = %owner.address, "a node takes long to answer");
             self.too_slow(owner.id);
         }
+    }
+
+    /// Asks the owner of `item`, or else who comes after it, each of which has `patience`: for work that should be done by
+    /// as few nodes as possible, however long it takes to find one.
+    ///
+    /// # Cancel safety
+    /// As [`Colleagues::ask_owner`].
+    pub async fn ask_in_turn(
+        &self,
+        item: Item,
+        name: &'static str,
+        question: Bytes,
+        patience: Duration,
+    ) -> Turn {
+        let owners = self.0.members.view().owners(item);
+        for owner in owners.iter() {
+            if owner.id == self.0.me.id {
+                return Turn::Here;
+            }
+            if self.is_left_alone(owner.id) {
+                continue;
+            }
+            let asked = self.call(*owner, name, question.clone());
+            match tokio::time::timeout(patience, asked).await {
+                Ok(Some(answer)) => return Turn::There(*owner, answer),
+                Ok(None) => {}
+                Err(_elapsed) => {
+                    self.unanswered(*owner, name, &"it takes too long");
+                    self.leave_alone(owner.id);
+                }
+            }
+        }
+        Turn::Here
     }
 
     /// Tells every other node that is known, whether it owns things or not, and waits until all of them have answered,

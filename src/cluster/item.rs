@@ -36,6 +36,12 @@ impl Item {
         Self::of(words, u64::MAX - 1)
     }
 
+    /// The way of a blob here from another registry.
+    #[must_use]
+    pub fn fill(digest: &Digest) -> Self {
+        Self::of(digest, u64::MAX - 2)
+    }
+
     fn of(digest: &Digest, number: u64) -> Self {
         let mut first = [0; 16];
         first.copy_from_slice(&digest.hash()[..16]);

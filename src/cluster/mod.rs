@@ -15,7 +15,7 @@ mod status;
 mod view;
 pub mod wire;
 
-pub use colleagues::{Asked, Colleagues};
+pub use colleagues::{Asked, Colleagues, Turn};
 pub use config::{Config, Discovery, GossipConfig, TlsFiles, Trust};
 pub use hello::{Hello, NodeState};
 pub use item::Item;

@@ -7,7 +7,9 @@
 
 use std::{
     collections::HashMap,
+    io,
     ops::Range,
+    pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -15,14 +17,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{Stream, TryStreamExt, stream};
 use tokio::sync::watch;
 
 use super::{Content, Error, Remote, intake::Written};
 use crate::{
     oci::{ByteRange, Digest},
-    runtime::{Abandoned, Tasks},
-    storage::{self, Fault, ObjectStream, Spool, SpoolWindow, layout},
+    runtime::{Abandoned, FilePiece, Tasks},
+    storage::{self, Fault, FileBytes, ObjectStream, Spool, SpoolWindow, layout},
 };
 
 /// Bytes at the end that nobody gets before all of them are verified.
@@ -70,6 +72,7 @@ impl Progress {
 pub struct Fill {
     digest: Digest,
     remote: Remote,
+    number: u64,
     progress: watch::Receiver<Progress>,
 }
 
@@ -110,6 +113,43 @@ impl Fill {
         Ok(Content { size_bytes, range, bytes: reader.stream().into() })
     }
 
+    /// Tells it from others of the same content, before and after it, here and elsewhere.
+    #[must_use]
+    pub const fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Waits until the other registry has answered, and says how long the content is.
+    ///
+    /// # Errors
+    /// [`Error::Fill`] if nothing can be had.
+    pub async fn size_bytes(mut self) -> Result<u64, Error> {
+        Ok(self.begun().await?.1)
+    }
+
+    /// Reads a range as it comes, which is all of it within the content.
+    pub(super) async fn read(mut self, range: Range<u64>) -> Result<ObjectStream, Error> {
+        let (spool, _) = self.begun().await?;
+        let window = spool.window(range.end - range.start).await?;
+        Ok(Reader { digest: self.digest, progress: self.progress, window, range }.stream())
+    }
+
+    /// The same, to be sent without coming into this process.
+    pub(super) async fn pieces(mut self, range: Range<u64>) -> Result<FilePieces, Error> {
+        let (spool, _) = self.begun().await?;
+        let reader = Reader { digest: self.digest, progress: self.progress, window: spool, range };
+        Ok(Box::pin(reader.file_bytes().map_ok(FileBytes::pieces).try_flatten()))
+    }
+
+    /// Waits until all bytes are here, or no more come; says whether they are the right ones.
+    pub(super) async fn ended_well(mut self) -> bool {
+        let has_ended = |progress: &Progress| {
+            matches!(progress, Progress::Verified { .. } | Progress::Failed(_))
+        };
+        let ended = self.progress.wait_for(has_ended).await;
+        ended.is_ok_and(|progress| matches!(&*progress, Progress::Verified { .. }))
+    }
+
     /// Waits until the fill is over, well or badly, and its content kept, if it will be.
     pub async fn ended(mut self) {
         while self.progress.changed().await.is_ok() {}
@@ -126,16 +166,34 @@ impl Fill {
     }
 }
 
-/// One client's way through a fill.
-struct Reader {
+/// Pieces of the file that a fill writes.
+pub(super) type FilePieces = Pin<Box<dyn Stream<Item = io::Result<FilePiece>> + Send>>;
+
+/// One client's way through a fill, by way of memory or without.
+struct Reader<W> {
     digest: Digest,
     progress: watch::Receiver<Progress>,
-    window: SpoolWindow,
+    window: W,
     /// What has not been read yet.
     range: Range<u64>,
 }
 
-impl Reader {
+impl Reader<Spool> {
+    fn file_bytes(self) -> impl Stream<Item = io::Result<FileBytes>> + Send {
+        stream::try_unfold(self, |mut reader| async {
+            if reader.range.is_empty() {
+                return Ok(None);
+            }
+            let readable_bytes = reader.readable().await.map_err(io::Error::other)?;
+            let start = reader.range.start;
+            reader.range.start = readable_bytes.min(reader.range.end);
+            let bytes = reader.window.bytes(start..reader.range.start);
+            Ok(Some((bytes, reader)))
+        })
+    }
+}
+
+impl Reader<SpoolWindow> {
     fn stream(self) -> ObjectStream {
         Box::pin(stream::try_unfold(self, |mut reader| async {
             let bytes = reader.next().await?;
@@ -155,7 +213,9 @@ impl Reader {
         self.range.start += bytes.len() as u64;
         Ok(Some(bytes))
     }
+}
 
+impl<W> Reader<W> {
     /// Waits until there is a byte to read. Returns where those end that can be read.
     async fn readable(&mut self) -> Result<u64, Error> {
         let start = self.range.start;
@@ -196,7 +256,7 @@ impl Fills {
             return fill.clone();
         }
         let (sender, progress) = watch::channel(Progress::Opening);
-        let fill = Fill { digest, remote: remote.clone(), progress };
+        let fill = Fill { digest, remote: remote.clone(), number: fastrand::u64(..), progress };
         running.insert(digest, fill.clone());
         drop(running);
         begin(Ongoing { fills: self.clone(), digest, progress: Arc::new(sender) });

@@ -19,7 +19,7 @@ mod transfer;
 
 pub use blob_hash::{BlobHash, Hashed};
 pub use bytes::ContentBytes;
-pub use chunked::{ChunkBytes, Neighbours, Part, PartBytes};
+pub use chunked::{ChunkBytes, Filler, Finder, Found, Neighbours, Part, PartBytes};
 pub use error::Error;
 pub use fill::Fill;
 pub use receive::Received;

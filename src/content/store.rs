@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use super::{
     BlobHash, ChunkTable, ContentBytes, Error, Hashed, Neighbours, Part, Received,
-    chunked::Chunked,
+    chunked::{Chunked, Filler, Finder},
     fill::Fills,
     hash::{HASH_BATCH_BYTES, HashPipeline, HashThreads},
 };
@@ -17,7 +17,7 @@ use crate::{
     cache::Pond,
     cluster::{
         Status,
-        wire::{Answer, Ask},
+        wire::{Answer, Ask, Origin},
     },
     oci::{Algorithm, ByteRange, Digest},
     runtime::{BodyStream, ByteBudget, Pieces, Shutdown, Tasks},
@@ -82,10 +82,30 @@ impl ContentStore {
         budget: ByteBudget,
         neighbours: Option<Neighbours>,
     ) -> Self {
-        let (storage, tasks) = (Arc::clone(&self.storage), self.fills.tasks.clone());
-        let means = (budget, tasks, self.hash_threads.clone());
+        let storage = Arc::clone(&self.storage);
+        let means = (budget, self.fills.clone(), self.hash_threads.clone());
         let chunked = Chunked::new(pond, storage, means, neighbours);
         Self { chunked: Some(Arc::new(chunked)), ..self }
+    }
+
+    /// Whether other nodes may give what this one misses.
+    #[must_use]
+    pub fn is_in_cluster(&self) -> bool {
+        self.chunked.as_ref().is_some_and(|chunked| chunked.is_in_cluster())
+    }
+
+    /// Has `finder` say which node fetches a blob from another registry, where that has to be known. It is set once.
+    pub fn find_fills_by(&self, finder: Finder) {
+        if let Some(chunked) = &self.chunked {
+            chunked.ask_of(finder);
+        }
+    }
+
+    /// Reads a blob from now on from the node that fetches it from `origin`, until the storage has it.
+    pub async fn expect(&self, digest: Digest, origin: Origin, from: Filler) {
+        if let Some(chunked) = &self.chunked {
+            chunked.expect(digest, (origin, from)).await;
+        }
     }
 
     /// Answers another node that asks for a part of some content.
@@ -265,6 +285,13 @@ impl ContentStore {
         match self.chunked {
             Some(_) => BlobHash::with_table(algorithm),
             None => BlobHash::new(algorithm),
+        }
+    }
+
+    /// What the parts of verified content are held against, which is to be kept in a moment.
+    pub(super) async fn know_table(&self, digest: &Digest, table: Option<&ChunkTable>) {
+        if let (Some(chunked), Some(table)) = (&self.chunked, table) {
+            chunked.know_table_of(digest, table).await;
         }
     }
 

@@ -100,6 +100,11 @@ impl TableBuilder {
         }
     }
 
+    /// The sums so far.
+    pub(super) fn into_sums(self) -> Vec<u32> {
+        self.sums
+    }
+
     /// The table of all bytes taken in.
     pub(super) fn finish(self) -> ChunkTable {
         ChunkTable { blob_bytes: self.blob_bytes, sums: self.sums }

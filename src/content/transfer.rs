@@ -76,6 +76,8 @@ impl Transfer {
         let digest = self.ongoing.digest;
         match self.fetch().await {
             Ok((spool, size_bytes, table)) => {
+                // Before others hear that all of it is right: they ask for it then.
+                self.store.know_table(&digest, table.as_ref()).await;
                 self.ongoing.publish(Progress::Verified { spool: spool.clone(), size_bytes });
                 match self.keep(&spool, size_bytes, table).await {
                     Ok(()) => FillEnd::Stored { size_bytes },

@@ -1,11 +1,12 @@
 //! What the registries of one cluster tell each other, and what they answer.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
 use super::{
     Registry,
+    mirror::{MIRROR, Question},
     readings::{LINK, answer},
     words::{Forget, InvalidWords, LinkQuestion},
 };
@@ -58,7 +59,7 @@ impl News {
 
 impl Registry {
     /// Answers a small question of another node, or takes note of what it says.
-    pub async fn answer(&self, name: &str, question: &[u8]) -> CallAnswer {
+    pub async fn answer(self: &Arc<Self>, name: &str, question: &[u8]) -> CallAnswer {
         let text = std::str::from_utf8(question).unwrap_or_default();
         match name {
             LINK => match text.parse() {
@@ -70,6 +71,10 @@ impl Registry {
                     self.forget(&forget).await;
                     CallAnswer::Answered(Bytes::new())
                 }
+                Err(error) => refused(name, &error),
+            },
+            MIRROR => match Question::decode(question) {
+                Ok(question) => Box::pin(self.answer_mirror(question)).await,
                 Err(error) => refused(name, &error),
             },
             _ => CallAnswer::Unknown,

@@ -93,22 +93,26 @@ impl Registry {
             ReadCost::Calls => None,
             ReadCost::Request => {
                 let means = (Arc::clone(&storage), beliefs.clone());
-                Some(Readings::new(means, tasks, colleagues))
+                Some(Readings::new(means, tasks, colleagues.clone()))
             }
         };
-        Arc::new(Self {
+        // Nodes that have nothing in common could not give each other what they fetched.
+        let sharing = colleagues.filter(|_| content.is_in_cluster());
+        let registry = Arc::new(Self {
             content,
             links: Links::new(Arc::clone(&storage), beliefs, (readings, news.clone())),
             manifests: ManifestMemory::new(config.manifest_memory),
             subjects: Subjects::new(),
             sessions: Sessions::new(config.uploads.age),
             reaper: Reaper::start(Arc::clone(&storage), tasks),
-            mirrors: Mirrors::new(upstreams, tasks, metrics),
+            mirrors: Mirrors::new(upstreams, sharing, (tasks, metrics)),
             news,
             tasks: tasks.clone(),
             config,
             storage,
-        })
+        });
+        registry.tell_who_fetches();
+        registry
     }
 
     /// The repository called `name`, whether or not anything is in it.

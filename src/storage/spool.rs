@@ -4,6 +4,7 @@ use std::{
     fmt,
     fs::{self, File},
     io,
+    ops::Range,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -12,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use tokio::task::JoinHandle;
 
-use super::{Error, Fault, READ_PATIENCE, cached::read_cached, layout, vectored};
+use super::{Error, Fault, FileBytes, READ_PATIENCE, cached::read_cached, layout, vectored};
 use crate::runtime::{BufferPool, Buffers, ByteBudget, Permit, Pieces, WINDOW_PIECES, take_turns};
 
 /// A file that is written piece by piece while others read what it has. [`super::Storage::adopt`] makes it an object; if
@@ -27,6 +28,12 @@ pub struct Spool {
 impl Spool {
     pub(super) fn new(file: SpoolFile, budget: ByteBudget, buffers: Buffers) -> Self {
         Self { file: Arc::new(file), budget, buffers }
+    }
+
+    /// The bytes of `range`, all of which have been written, to be sent without coming into this process.
+    #[must_use]
+    pub fn bytes(&self, range: Range<u64>) -> FileBytes {
+        FileBytes::new(Arc::clone(&self.file.file), range)
     }
 
     pub(super) fn file(&self) -> Arc<SpoolFile> {
@@ -148,7 +155,7 @@ fn failed(
 /// The file itself.
 #[derive(Debug)]
 pub(super) struct SpoolFile {
-    file: File,
+    file: Arc<File>,
     /// Its temporary name, as long as it has one.
     name: Mutex<Option<PathBuf>>,
 }
@@ -157,7 +164,7 @@ impl SpoolFile {
     /// A new file called `path`, which it loses when it is dropped.
     pub(super) fn create(path: PathBuf) -> io::Result<Self> {
         let file = File::options().read(true).write(true).create_new(true).open(&path)?;
-        Ok(Self { file, name: Mutex::new(Some(path)) })
+        Ok(Self { file: Arc::new(file), name: Mutex::new(Some(path)) })
     }
 
     /// A new file in `folder` that has no name: whatever happens to this process, the system removes it.

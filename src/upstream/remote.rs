@@ -100,6 +100,11 @@ impl Upstream {
         self.exchange.heard.is_within(time)
     }
 
+    /// Notes that it gave something a moment ago, to somebody else who says so.
+    pub fn note_that_it_was_heard(&self) {
+        self.exchange.heard.now();
+    }
+
     /// How many connections one blob may have now.
     #[must_use]
     pub fn connections_for_a_blob(&self) -> usize {

@@ -17,6 +17,10 @@ mod manifests;
 mod names;
 #[path = "../support/node.rs"]
 mod node;
+mod nodes;
+mod nodes_faults;
+#[path = "../support/ports.rs"]
+mod ports;
 mod ranges;
 mod readers;
 mod refusals;

@@ -1,15 +1,6 @@
 //! Several nodes in front of one bucket that give each other what they have.
 
-use std::{
-    collections::BTreeMap,
-    net::TcpListener,
-    ops::Range,
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -19,28 +10,14 @@ use crate::{
     content::{pattern, sha256},
     disk::metric,
     node::{Backend, TestNode},
+    ports::free_ports,
 };
 
 const MIB: usize = 1 << 20;
 
-/// Below those that Linux gives to connections and to who asks for any.
-const PORTS: Range<u16> = 12_000..32_000;
-
 /// Nodes of one cluster, and where they expect each other.
 pub(crate) struct Cluster {
     pub(crate) nodes: Vec<TestNode>,
-}
-
-/// Ports that nobody uses at the moment, and that the system gives to nobody who does not ask for them by number.
-pub(crate) fn free_ports(count: usize) -> Vec<u16> {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    let next = || {
-        let place = std::process::id().wrapping_mul(97);
-        let place = place.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
-        PORTS.start + (place % u32::from(PORTS.end - PORTS.start)) as u16
-    };
-    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
-    std::iter::repeat_with(next).filter(is_free).take(count).collect()
 }
 
 fn settings(ports: &[u16], own: u16, more: &str) -> String {

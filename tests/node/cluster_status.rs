@@ -7,7 +7,7 @@ use millpond::cluster::{NodeState, Status};
 use tokio::process::Command;
 
 use crate::{
-    cluster::{Cluster, free_ports},
+    cluster::Cluster,
     content::{pattern, sha256},
     disk::metric,
     node::{Backend, TestNode},
@@ -203,7 +203,7 @@ async fn the_program_says_why_there_is_nothing_to_show() {
     let answer = alone.get(&format!("{}/cluster", alone.admin_url())).expect(404).await;
     let said = "this node is in no cluster: cluster.listen is not set\n";
     assert_eq!(answer.body, said.as_bytes());
-    let nobody = format!("http://127.0.0.1:{}", free_ports(1)[0]);
+    let nobody = format!("http://127.0.0.1:{}", crate::ports::free_ports(1)[0]);
     let alone = alone.admin_url();
     for (arguments, expected, told) in [
         (&["--admin", alone][..], 2, said.trim_end()),

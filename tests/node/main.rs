@@ -53,6 +53,8 @@ mod mounts;
 #[path = "../support/node.rs"]
 mod node;
 mod ping;
+#[path = "../support/ports.rs"]
+mod ports;
 mod raw;
 mod referrers;
 mod s3_requests;

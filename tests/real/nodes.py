@@ -43,12 +43,14 @@ class NodesCase(Case):
     """Tests of several nodes; `self.client` speaks to the load balancer, `self.clients` to each node."""
 
     drivers = ("minio",)
+    # What a node is.
+    node_kind = Node
 
     @classmethod
     def setUpClass(cls):
         cls.store = cls.new_store()
         cls.images = cls.shared.images
-        cls.nodes = [Node(cls.store, cls.new_folder("node"), cls.registry_settings)
+        cls.nodes = [cls.node_kind(cls.store, cls.new_folder("node"), cls.registry_settings)
                      for _ in range(NODES)]
         for node in cls.nodes:
             node.join(cls.nodes)

@@ -1,10 +1,9 @@
 """64 clients push one layer at the same moment: all succeed, and it is stored once."""
 
-import threading
-
 from case import Case
 from images import noise
 from process import wait_until
+from together import together
 import wire
 
 CLIENTS = 64
@@ -30,7 +29,8 @@ class CrowdTest(Case):
         data = noise(repositories[0] + self.driver, LAYER_BYTES)
         digest = wire.digest_of(data)
         stored_before = self.stored_bytes()
-        self.together([lambda name=name: push(name, data) for name in repositories])
+        failures = together([lambda name=name: push(name, data) for name in repositories])
+        self.assertEqual(failures, [])
         for repository in set(repositories):
             self.client.check_blob(repository, digest, len(data))
         # What the late ones sent may lie around for a moment, but not for good.
@@ -44,21 +44,3 @@ class CrowdTest(Case):
         """Everything the store holds, finished or not."""
         unfinished = self.shared.minio.unfinished_bytes() if self.driver == "minio" else 0
         return sum(self.store.objects().values()) + unfinished
-
-    def together(self, works):
-        """Runs all of it at once, each on a thread of its own."""
-        barrier, failures = threading.Barrier(len(works)), []
-
-        def run(work):
-            barrier.wait()
-            try:
-                work()
-            except Exception as error:  # Whatever it is, it is this client's result.
-                failures.append(error)
-
-        threads = [threading.Thread(target=run, args=[work]) for work in works]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        self.assertEqual(failures, [])

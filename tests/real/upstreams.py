@@ -38,11 +38,14 @@ class Logging:
         """How skopeo proves that it may push here."""
         return []
 
+    def log_text(self):
+        """What it has written down; the last lines may be missing for a moment."""
+        return self._daemon.log.read_text(errors="replace")
+
     def blob_bytes(self):
         """How many bytes of each blob it has sent; the last ones may be missing for a moment."""
         sent = collections.Counter()
-        log = self._daemon.log.read_text(errors="replace")
-        for line in LOG_LINE.finditer(log):
+        for line in LOG_LINE.finditer(self.log_text()):
             blob = BLOB.search(line["path"])
             if blob and line["method"] == "GET" and line["status"] in ("200", "206"):
                 sent[blob[1]] += int(line["bytes"])

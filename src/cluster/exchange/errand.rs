@@ -64,6 +64,8 @@ pub(super) struct Source {
     pub(super) number: u64,
     /// `None` if it is fetched from where all of it comes from.
     pub(super) from: Option<NodeId>,
+    /// Whether it is one of those that take turns at being fetched.
+    pub(super) takes_turn: bool,
     pub(super) since: Moment,
     /// What was here when it was last looked at, and when that was.
     pub(super) marked: u64,
@@ -72,7 +74,7 @@ pub(super) struct Source {
 
 impl Source {
     pub(super) const fn new(number: u64, from: Option<NodeId>, now: Moment) -> Self {
-        Self { number, from, since: now, marked: 0, marked_at: now }
+        Self { number, from, takes_turn: false, since: now, marked: 0, marked_at: now }
     }
 
     /// How much has come since it was last looked at, in bytes per second.

@@ -19,7 +19,7 @@ mod words;
 
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, HashMap, VecDeque},
+    collections::{BinaryHeap, HashMap, HashSet, VecDeque},
     sync::Arc,
 };
 
@@ -55,6 +55,8 @@ pub struct Exchange {
     queued: usize,
     in_window: usize,
     fetches: Fetches,
+    /// What takes no turn at being fetched, because it is still on its way to where it is fetched from.
+    incoming: HashSet<Item>,
     breakers: Breakers,
     /// What others have told of themselves, and how fast this node is.
     speeds: Speeds,
@@ -125,6 +127,7 @@ impl Exchange {
             queued: 0,
             in_window: 0,
             fetches: Fetches::new(limits.fetches),
+            incoming: HashSet::new(),
             breakers: Breakers::default(),
             speeds: Speeds::default(),
             served: 0,

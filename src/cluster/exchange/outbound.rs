@@ -121,12 +121,13 @@ impl Exchange {
 
     /// Tells that all of an item is here now.
     pub fn arrived(&mut self, item: Item, now: Moment) {
+        self.incoming.remove(&item);
         let Some(errand) = self.errands.remove(&item) else { return };
         if let Quest::Asking { number, .. } = errand.quest {
             self.actions.push_back(Action::Cancel { attempt: Attempt { item, number } });
         }
         if let Some(source) = errand.source
-            && source.from.is_none()
+            && source.takes_turn
         {
             self.fetches.came(now.saturating_sub(source.since));
         }
@@ -136,6 +137,17 @@ impl Exchange {
         self.usual = (self.usual * (USUAL_SHARE - 1) + took.min(self.usual * 2)) / USUAL_SHARE;
         self.left(&errand, now);
         self.serve_waiting(item, now);
+    }
+
+    /// Tells that an item is still on its way to where it is fetched from. It then takes no turn at being fetched: it would
+    /// keep others from it that are there, or come sooner.
+    pub fn is_incoming(&mut self, item: Item) {
+        self.incoming.insert(item);
+    }
+
+    /// Tells that an item cannot be had any more.
+    pub fn is_gone(&mut self, item: Item, now: Moment) {
+        self.lose(item, Lost::Failed, now);
     }
 
     /// Tells that an attempt has ended without all bytes.
@@ -148,7 +160,8 @@ impl Exchange {
         errand.source = None;
         match source.from {
             Some(node) => errand.avoid(node),
-            None => self.fetches.gave_up(),
+            None if source.takes_turn => self.fetches.gave_up(),
+            None => {}
         }
         match (trouble, source.from) {
             (Trouble::Unknown, None) => self.lose(item, Lost::Unknown, now),
@@ -256,7 +269,7 @@ impl Exchange {
             return;
         }
         errand.quest = Quest::FetchTurn;
-        if errand.need == Some(Need::Open) {
+        if errand.need == Some(Need::Open) || self.incoming.contains(&item) {
             return self.begin_fetch(item, now);
         }
         self.fetches.wait(item);
@@ -275,8 +288,12 @@ impl Exchange {
     fn begin_fetch(&mut self, item: Item, now: Moment) {
         self.last_attempt += 1;
         let number = self.last_attempt;
-        self.fetches.begun();
-        self.take_from(item, Source::new(number, None, now), now);
+        let source = Source::new(number, None, now);
+        let takes_turn = !self.incoming.contains(&item);
+        if takes_turn {
+            self.fetches.begun();
+        }
+        self.take_from(item, Source { takes_turn, ..source }, now);
         self.actions.push_back(Action::Fetch { attempt: Attempt { item, number } });
         self.shuffle_waiting(item);
         self.serve_waiting(item, now);
@@ -292,7 +309,7 @@ impl Exchange {
         if let Some(before) = before {
             let attempt = Attempt { item, number: before.number };
             self.actions.push_back(Action::Cancel { attempt });
-            if before.from.is_none() {
+            if before.takes_turn {
                 self.fetches.gave_up();
                 self.begin_fetches(now);
             }
@@ -344,11 +361,15 @@ impl Exchange {
 
     /// Gives an item up.
     pub(super) fn lose(&mut self, item: Item, why: Lost, now: Moment) {
+        self.incoming.remove(&item);
         let Some(errand) = self.errands.remove(&item) else { return };
+        if let Quest::Asking { number, .. } = errand.quest {
+            self.actions.push_back(Action::Cancel { attempt: Attempt { item, number } });
+        }
         if let Some(source) = errand.source {
             let attempt = Attempt { item, number: source.number };
             self.actions.push_back(Action::Cancel { attempt });
-            if source.from.is_none() {
+            if source.takes_turn {
                 self.fetches.gave_up();
             }
         }

@@ -20,6 +20,9 @@ pub(super) const HELLO: &str = "/v1/hello";
 /// How the chunk table is named where a part has its number.
 const TABLE: &str = "table";
 
+/// What stands between the number of a part that is to come from a fill and the number of that.
+const INCOMING: &str = "/incoming/";
+
 /// What is said by who is sent something already.
 const SERVED: &str = "already";
 
@@ -38,6 +41,14 @@ const ESCAPED: AsciiSet =
 pub enum PartKind {
     /// The part with this number.
     Part(u64),
+    /// The same, as it comes to the asked node from another registry: nothing has been held against anything yet, and
+    /// the last bytes of the blob come when all of it is known to be right.
+    Incoming {
+        /// Which part.
+        part: u64,
+        /// Which of the fills of this blob.
+        fill: u64,
+    },
     /// What its parts are held against.
     Table,
 }
@@ -56,7 +67,9 @@ impl PartName {
     #[must_use]
     pub fn item(&self) -> Item {
         match self.kind {
-            PartKind::Part(number) => Item::part(&self.digest, number),
+            PartKind::Part(part) | PartKind::Incoming { part, .. } => {
+                Item::part(&self.digest, part)
+            }
             PartKind::Table => Item::table(&self.digest),
         }
     }
@@ -64,6 +77,9 @@ impl PartName {
     fn path(&self) -> String {
         match self.kind {
             PartKind::Part(number) => format!("{PARTS}{}/{number}", self.digest),
+            PartKind::Incoming { part, fill } => {
+                format!("{PARTS}{}/{part}{INCOMING}{fill}", self.digest)
+            }
             PartKind::Table => format!("{PARTS}{}/{TABLE}", self.digest),
         }
     }
@@ -71,8 +87,13 @@ impl PartName {
     /// What follows [`PARTS`].
     fn parse(text: &str) -> Option<Self> {
         let (digest, kind) = text.split_once('/')?;
-        let kind =
-            if kind == TABLE { PartKind::Table } else { PartKind::Part(fields::number(kind)?) };
+        let kind = match kind.split_once(INCOMING) {
+            Some((part, fill)) => {
+                PartKind::Incoming { part: fields::number(part)?, fill: fields::number(fill)? }
+            }
+            None if kind == TABLE => PartKind::Table,
+            None => PartKind::Part(fields::number(kind)?),
+        };
         Some(Self { digest: digest.parse().ok()?, kind })
     }
 }
@@ -268,7 +289,11 @@ mod tests {
     }
 
     fn parts() -> impl Strategy<Value = PartName> {
-        let kinds = prop_oneof![Just(PartKind::Table), any::<u64>().prop_map(PartKind::Part)];
+        let kinds = prop_oneof![
+            Just(PartKind::Table),
+            any::<u64>().prop_map(PartKind::Part),
+            any::<(u64, u64)>().prop_map(|(part, fill)| PartKind::Incoming { part, fill }),
+        ];
         (any::<[u8; 8]>(), kinds).prop_map(|(bytes, kind)| PartName {
             digest: Digest::of(Algorithm::Sha256, &bytes),
             kind,

@@ -11,9 +11,16 @@ use std::{
 
 use moka::future::Cache;
 
-use super::{Chunked, Place, pace::SMALL_PIECE_BYTES, proof::Check, source::Source, unavailable};
+use super::{
+    Chunked, Place,
+    pace::SMALL_PIECE_BYTES,
+    proof::{Check, Proof},
+    source::Source,
+    unavailable,
+};
 use crate::{
-    cache::{Block, ChunkKey},
+    cache::{Block, ChunkKey, SEGMENT_BYTES},
+    content::table::TableBuilder,
     runtime::{ByteBudget, FilePiece},
     storage::Error,
 };
@@ -76,11 +83,13 @@ impl Apart {
 async fn download(chunked: &Arc<Chunked>, place: &Place, part: Range<u64>) -> Result<Block, Error> {
     let (digest, blob_bytes) = (place.key.digest, place.blob_bytes);
     let failed = |error| unavailable(&digest, error);
-    let proof = chunked.proof(digest, blob_bytes).await?;
+    let proof = chunked.proof_of(place).await?;
     let around = proof.parts_around(part.clone());
     let block = Block::reserve(part.end - part.start).map_err(failed)?;
     let mut check = Check::of(&proof, around.start);
     let mut source = Source::new(chunked, (digest, blob_bytes), around);
+    let mut sums = TableBuilder::default();
+    let first = source.position() / SEGMENT_BYTES;
     while source.left_bytes() > 0 {
         let start = source.position();
         let bytes = source.next(u64::MAX).await?;
@@ -90,9 +99,15 @@ async fn download(chunked: &Arc<Chunked>, place: &Place, part: Range<u64>) -> Re
             let bytes = &bytes[index(wanted.start)..index(wanted.end)];
             block.write(wanted.start - part.start, bytes).map_err(failed)?;
         }
+        if let Proof::Arrival(_) = &proof {
+            sums.update(&bytes);
+        }
         if !check.take(&bytes) {
             source.again(&mut check)?;
         }
+    }
+    if let Proof::Arrival(arrival) = &proof {
+        arrival.note(first, &sums.into_sums())?;
     }
     Ok(block)
 }

@@ -144,6 +144,7 @@ impl Chunked {
         let position = place.range.end - writer.missing_bytes();
         writer.comes_from(source.origin());
         source.skip_to(position).await;
+        source.begin().await?;
         // Who has to wait for memory lets go of the connection: others may need it to give some back.
         if !writer.begin_now() {
             source.let_go();

@@ -1,6 +1,7 @@
 //! Content that is read chunk by chunk, each fetched once for all who want it.
 
 mod apart;
+mod arrival;
 mod fill;
 mod pace;
 mod proof;
@@ -9,11 +10,16 @@ mod source;
 mod survey;
 mod swarm;
 
-use std::{ops::Range, sync::Arc};
+use std::{
+    ops::Range,
+    sync::{Arc, OnceLock},
+};
 
 use moka::future::Cache;
 
 use apart::Apart;
+use arrival::Arrivals;
+pub use arrival::{Filler, Finder, Found};
 use pace::SMALL_PIECE_BYTES;
 use proof::Proofs;
 pub use reader::ChunkBytes;
@@ -23,7 +29,7 @@ pub use swarm::{Neighbours, Part, PartBytes};
 use crate::{
     cache::{Chunk, ChunkIndex, ChunkKey, ChunkLayout, Look, Pond, Purpose, Use},
     cluster::exchange::Need,
-    content::hash::HashThreads,
+    content::{fill::Fills, hash::HashThreads},
     oci::{ByteRange, Digest},
     runtime::{Buffers, ByteBudget, SingleFlight, Tasks},
     storage::{Error, Fault, SharedStorage, layout},
@@ -43,6 +49,11 @@ pub(in crate::content) struct Chunked {
     lengths: Cache<Digest, u64>,
     openings: SingleFlight<Digest, Result<u64, Error>>,
     proofs: Proofs,
+    /// What comes to this node from other registries.
+    fills: Fills,
+    /// What comes to some node, and is read here.
+    arrivals: Arrivals,
+    finder: OnceLock<Finder>,
     tasks: Tasks,
     hash_threads: HashThreads,
     buffers: Buffers,
@@ -60,9 +71,10 @@ impl Chunked {
     pub(in crate::content) fn new(
         pond: Pond<Error>,
         storage: SharedStorage,
-        (budget, tasks, hash_threads): (ByteBudget, Tasks, HashThreads),
+        (budget, fills, hash_threads): (ByteBudget, Fills, HashThreads),
         neighbours: Option<Neighbours>,
     ) -> Self {
+        let tasks = fills.tasks.clone();
         let lengths = Cache::new(KNOWN_LENGTHS);
         let openings = SingleFlight::new("open content", tasks.clone());
         let copy_budget = budget.part(budget.total_bytes() / 2);
@@ -73,6 +85,9 @@ impl Chunked {
             lengths,
             openings,
             proofs: Proofs::new(tasks.clone()),
+            fills,
+            arrivals: Arrivals::default(),
+            finder: OnceLock::new(),
             tasks,
             hash_threads,
             buffers: Buffers::new(),
@@ -104,6 +119,11 @@ impl Chunked {
     /// Whether other nodes may have what this one misses.
     pub(in crate::content) const fn is_in_cluster(&self) -> bool {
         self.swarm.is_some()
+    }
+
+    /// Has `finder` say who fetches a blob from another registry. Only the first one counts.
+    pub(in crate::content) fn ask_of(&self, finder: Finder) {
+        let _there_is_one_registry = self.finder.set(finder);
     }
 
     /// The length of the content. Where it is asked for to read the beginning, that is fetched with it.

@@ -6,7 +6,8 @@ use bytes::Bytes;
 use moka::future::Cache;
 
 use super::{
-    Chunked, corrupt, source::Source, survey::Survey, swarm::table::FromOwner, unavailable,
+    Chunked, Place, arrival::Arrival, corrupt, source::Source, survey::Survey,
+    swarm::table::FromOwner, unavailable,
 };
 use crate::{
     cache::{ChunkLayout, SEGMENT_BYTES},
@@ -36,13 +37,19 @@ pub(super) enum Proof {
     /// Nothing yet, because another program has stored it: bytes are passed on as they are, while it is found out
     /// whether they are right.
     Survey(Arc<Survey>),
+    /// Nothing yet, because it is on its way from another registry: sums are taken of what is passed on.
+    Arrival(Arc<Arrival>),
 }
 
 impl Proof {
     /// What has to be read to check `part`.
     pub(super) fn parts_around(&self, part: Range<u64>) -> Range<u64> {
-        let Self::Table(table) = self else { return part };
-        let end = part.end.next_multiple_of(SEGMENT_BYTES).min(table.blob_bytes());
+        let blob_bytes = match self {
+            Self::Table(table) => table.blob_bytes(),
+            Self::Arrival(arrival) => arrival.blob_bytes,
+            Self::Survey(_) => return part,
+        };
+        let end = part.end.next_multiple_of(SEGMENT_BYTES).min(blob_bytes);
         part.start - part.start % SEGMENT_BYTES..end
     }
 }
@@ -59,7 +66,7 @@ impl Proofs {
         let weight = |_: &Digest, proof: &Proof| {
             let table_bytes = match proof {
                 Proof::Table(table) => ChunkTable::stored_bytes(table.blob_bytes()),
-                Proof::Survey(_) => 0,
+                Proof::Survey(_) | Proof::Arrival(_) => 0,
             };
             u32::try_from(ENTRY_BYTES + table_bytes).unwrap_or(u32::MAX)
         };
@@ -69,6 +76,14 @@ impl Proofs {
 
     pub(super) async fn know(&self, digest: Digest, proof: Proof) {
         self.known.insert(digest, proof).await;
+    }
+
+    pub(super) async fn get(&self, digest: &Digest) -> Option<Proof> {
+        self.known.get(digest).await
+    }
+
+    pub(super) async fn has_table(&self, digest: &Digest) -> bool {
+        matches!(self.known.get(digest).await, Some(Proof::Table(_)))
     }
 
     pub(super) async fn forget(&self, digest: &Digest) {
@@ -83,12 +98,41 @@ impl Chunked {
         digest: Digest,
         blob_bytes: u64,
     ) -> Result<Proof, Error> {
-        if let Some(known) = self.proofs.known.get(&digest).await {
-            return Ok(known);
+        let arrival = self.arrivals.get(&digest);
+        let arrival = arrival.filter(|_| blob_bytes > ChunkLayout::BEGINNING_BYTES);
+        match (self.proofs.known.get(&digest).await, arrival) {
+            (Some(table @ Proof::Table(_)), _) => return Ok(table),
+            (_, Some(arrival)) => return Ok(Proof::Arrival(arrival)),
+            (Some(survey), None) => return Ok(survey),
+            (None, None) => {}
         }
         let finding = Arc::clone(self).find_proof(digest, blob_bytes);
         let found = self.proofs.finding.run(digest, finding).await;
         found.unwrap_or_else(|abandoned| Err(unavailable(&digest, abandoned)))
+    }
+
+    /// What the bytes of a chunk are held against. The last one of a blob on its way from another registry waits until
+    /// there is a chunk table, which all others are held against then.
+    pub(super) async fn proof_of(self: &Arc<Self>, place: &Place) -> Result<Proof, Error> {
+        loop {
+            match self.proof(place.key.digest, place.blob_bytes).await? {
+                Proof::Arrival(arrival) if place.range.end == place.blob_bytes => {
+                    arrival.proof().await?;
+                    if !self.proofs.has_table(&place.key.digest).await {
+                        // There is none; whether the storage has the right bytes is found out from there.
+                        arrival.leaves_all().await?;
+                    }
+                }
+                other => return Ok(other),
+            }
+        }
+    }
+
+    /// Knows the table of a blob that is about to be kept.
+    pub(in crate::content) async fn know_table_of(&self, digest: &Digest, table: &ChunkTable) {
+        if table.blob_bytes() > ChunkLayout::BEGINNING_BYTES {
+            self.proofs.know(*digest, Proof::Table(Arc::new(table.clone()))).await;
+        }
     }
 
     /// Keeps the table of a blob in the storage, unless it is so short that reading it whole is as good.
@@ -144,7 +188,7 @@ impl Chunked {
     }
 
     /// The table that was kept when the blob came; `None` if there is none that can be used.
-    async fn stored_table(
+    pub(super) async fn stored_table(
         &self,
         digest: &Digest,
         blob_bytes: u64,
@@ -223,7 +267,7 @@ impl<'p> Check<'p> {
     pub(super) fn of(proof: &'p Proof, position: u64) -> Self {
         let table = match proof {
             Proof::Table(table) => Some(&**table),
-            Proof::Survey(_) => None,
+            Proof::Survey(_) | Proof::Arrival(_) => None,
         };
         let is_at_beginning = position.is_multiple_of(SEGMENT_BYTES);
         let sum = is_at_beginning.then_some(0);

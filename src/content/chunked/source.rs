@@ -1,6 +1,6 @@
 //! Bytes on their way from the storage.
 
-use std::{ops::Range, sync::Arc};
+use std::{ops::Range, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::TryStreamExt;
@@ -17,6 +17,9 @@ const WORTH_A_REQUEST_BYTES: u64 = 256 << 10;
 
 /// How often in a row that is done because less than that has come, or something wrong.
 const BREAKS_MOST: usize = 3;
+
+/// Pause before the node that fetches a blob is asked again.
+const ARRIVAL_PAUSE: Duration = Duration::from_millis(50);
 
 /// A part of a blob, byte for byte, whatever happens to the connections that bring it.
 pub(super) struct Source {
@@ -76,7 +79,8 @@ impl Source {
 
     /// Waits until the next byte is here.
     pub(super) async fn begin(&mut self) -> Result<(), Error> {
-        if self.left_bytes() > 0 && self.supply == Supply::Node {
+        let comes_later = self.chunked.arrivals.get(&self.digest).is_some();
+        if self.left_bytes() > 0 && (self.supply == Supply::Node || comes_later) {
             self.await_bytes().await?;
         }
         Ok(())
@@ -128,8 +132,10 @@ impl Source {
             };
             match connection.try_next().await {
                 Ok(Some(bytes)) => self.here = bytes,
-                Ok(None) => self.lost(unavailable(&self.digest, "the object ends too early"))?,
-                Err(error) => self.lost(error)?,
+                Ok(None) => {
+                    self.lost(unavailable(&self.digest, "the object ends too early")).await?;
+                }
+                Err(error) => self.lost(error).await?,
             }
         }
         Ok(())
@@ -196,11 +202,16 @@ impl Source {
         self.broken(corrupt(&self.digest, "bytes do not match the chunk table"))
     }
 
-    fn lost(&mut self, error: Error) -> Result<(), Error> {
+    async fn lost(&mut self, error: Error) -> Result<(), Error> {
         let was_worth_it = self.brought_bytes >= WORTH_A_REQUEST_BYTES;
         self.disconnect();
         if !error.is_retryable() || self.supply == Supply::Node {
             return Err(error);
+        }
+        if self.chunked.arrivals.get(&self.digest).is_some() {
+            // It may be silent for long. Who is to give it is seen to elsewhere.
+            tokio::time::sleep(ARRIVAL_PAUSE).await;
+            return Ok(());
         }
         if was_worth_it {
             self.breaks = 0;
@@ -224,9 +235,20 @@ async fn open(
     (digest, blob_bytes): (&Digest, u64),
     part: Range<u64>,
 ) -> Result<ObjectStream, Error> {
+    if let Some(arrival) = chunked.arrivals.get(digest)
+        && arrival.blob_bytes == blob_bytes
+        && let Some(bytes) = chunked.open_arrival(&arrival, part.clone()).await?
+    {
+        return Ok(bytes);
+    }
     let range = ByteRange::Bounded { start: part.start, end: part.end };
     let key = layout::blob(digest);
-    let opened = chunked.storage.open(&key, Some(range)).await?;
+    let opened = match chunked.storage.open(&key, Some(range)).await {
+        Err(Error::NotFound { .. }) if chunked.arrivals.was_given_up(digest) => {
+            return Err(unavailable(digest, "it could not be fetched a moment ago"));
+        }
+        other => other?,
+    };
     if opened.meta.size_bytes != blob_bytes {
         chunked.lengths.invalidate(digest).await;
         let what = "the object has another length than before";

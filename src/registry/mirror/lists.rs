@@ -8,6 +8,8 @@ use tokio::time::Instant;
 use super::{
     Freshness, Mirrored, is_within,
     metrics::{Kind, Outcome},
+    others::since,
+    words::{Said, Wish},
 };
 use crate::{
     oci::{Descriptor, Digest, RepositoryName},
@@ -94,9 +96,7 @@ impl Mirrored {
         {
             return Ok((Arc::clone(all), Freshness::Current));
         }
-        let mirrored = self.clone();
-        let fetch = async move { mirrored.fetch_tags().await.map_err(Arc::new) };
-        match (lists.tag_fetches.run(self.name().clone(), fetch).await?, known) {
+        match (self.tags_anywhere().await, known) {
             (Ok(all), _) => Ok((all, Freshness::Current)),
             (Err(error), Some((all, fetched)))
                 if !error.is_name_unknown()
@@ -104,8 +104,33 @@ impl Mirrored {
             {
                 Ok((all, Freshness::Stale))
             }
-            (Err(error), _) => Err(Error::Shared(error)),
+            (Err(error), _) => Err(error),
         }
+    }
+
+    async fn tags_anywhere(&self) -> Result<Arc<Vec<String>>, Error> {
+        let told = self.ask_others(Wish::Tags).await?;
+        let Some(Said::Tags { all, age_ms }) = told.map(|(_, answer)| answer.said) else {
+            return Ok(self.tags_here().await?.0);
+        };
+        let all = Arc::new(all);
+        let entry = (Arc::clone(&all), since(age_ms));
+        self.mirrors().lists.tags.insert(self.name().clone(), entry).await;
+        Ok(all)
+    }
+
+    /// All tags and when they were listed, without other nodes.
+    pub(super) async fn tags_here(&self) -> Result<(Arc<Vec<String>>, Instant), Error> {
+        let lists = &self.mirrors().lists;
+        if let Some((all, fetched)) = lists.tags.get(self.name()).await
+            && is_within(Some(fetched), self.upstream.policy().tag_ttl)
+        {
+            return Ok((all, fetched));
+        }
+        let mirrored = self.clone();
+        let fetch = async move { mirrored.fetch_tags().await.map_err(Arc::new) };
+        let fetched = lists.tag_fetches.run(self.name().clone(), fetch).await?;
+        Ok((fetched.map_err(Error::Shared)?, Instant::now()))
     }
 
     async fn fetch_tags(&self) -> Result<Arc<Vec<String>>, Error> {
@@ -179,17 +204,43 @@ impl Mirrored {
         {
             return Ok((Arc::clone(all), Freshness::Current));
         }
-        let (mirrored, wanted) = (self.clone(), *subject);
-        let fetch = async move { mirrored.fetch_referrers(&wanted).await.map_err(Arc::new) };
-        match (lists.referrer_fetches.run(key, fetch).await?, known) {
+        match (self.referrers_anywhere(subject).await, known) {
             (Ok(all), _) => Ok((all, Freshness::Current)),
             (Err(_), Some((all, fetched)))
                 if is_within(Some(fetched), self.upstream.policy().max_stale) =>
             {
                 Ok((all, Freshness::Stale))
             }
-            (Err(error), _) => Err(Error::Shared(error)),
+            (Err(error), _) => Err(error),
         }
+    }
+
+    async fn referrers_anywhere(&self, subject: &Digest) -> Result<Arc<Vec<Descriptor>>, Error> {
+        let told = self.ask_others(Wish::Referrers(*subject)).await?;
+        let Some(Said::Referrers { all, age_ms }) = told.map(|(_, answer)| answer.said) else {
+            return Ok(self.referrers_here(subject).await?.0);
+        };
+        let all = Arc::new(all);
+        let entry = (Arc::clone(&all), since(age_ms));
+        self.mirrors().lists.referrers.insert(self.place(subject), entry).await;
+        Ok(all)
+    }
+
+    /// What refers to a manifest, and when that was asked, without other nodes.
+    pub(super) async fn referrers_here(
+        &self,
+        subject: &Digest,
+    ) -> Result<(Arc<Vec<Descriptor>>, Instant), Error> {
+        let (lists, key) = (&self.mirrors().lists, self.place(subject));
+        if let Some((all, fetched)) = lists.referrers.get(&key).await
+            && is_within(Some(fetched), self.upstream.policy().tag_ttl)
+        {
+            return Ok((all, fetched));
+        }
+        let (mirrored, wanted) = (self.clone(), *subject);
+        let fetch = async move { mirrored.fetch_referrers(&wanted).await.map_err(Arc::new) };
+        let fetched = lists.referrer_fetches.run(key, fetch).await?;
+        Ok((fetched.map_err(Error::Shared)?, Instant::now()))
     }
 
     async fn fetch_referrers(&self, subject: &Digest) -> Result<Arc<Vec<Descriptor>>, Error> {

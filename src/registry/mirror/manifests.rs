@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Freshness, HEARD_LATELY, Mirrored, Place, metrics::Kind, metrics::Outcome};
+use super::{Freshness, Mirrored, Place, metrics::Kind, metrics::Outcome, words::Wish};
 use crate::{
     content,
     oci::{
@@ -69,8 +69,8 @@ impl Mirrored {
             Some(stored) => stored,
             None => match self.held_manifest(digest).await {
                 Err(Error::ManifestUnknown { .. }) => {
-                    let fetched = self.fetch_manifest(Reference::Digest(*digest)).await?;
-                    return Ok(ServedManifest { stored: fetched.stored, freshness });
+                    let stored = self.fetch_manifest(digest).await?;
+                    return Ok(ServedManifest { stored, freshness });
                 }
                 other => other?,
             },
@@ -98,12 +98,19 @@ impl Mirrored {
         if self.can_be_had(&stored.digest).await || self.is_complete(stored).await? {
             return Ok(());
         }
-        self.confirm_by_asking(&stored.digest).await
+        let digest = &stored.digest;
+        match self.ask_others(Wish::Confirmation(*digest)).await? {
+            Some(_confirmed) => {
+                self.confirm(digest).await;
+                Ok(())
+            }
+            None => self.confirm_here(digest).await,
+        }
     }
 
     /// Whether the other registry is there, and has said lately that it has this manifest.
     async fn can_be_had(&self, digest: &Digest) -> bool {
-        self.upstream.was_heard_within(HEARD_LATELY) && self.is_confirmed(digest).await
+        self.was_heard_lately() && self.is_confirmed(digest).await
     }
 
     /// A manifest that is in memory, and of which the other registry has said lately that it is there.
@@ -114,9 +121,36 @@ impl Mirrored {
         self.registry.manifests.get(digest)
     }
 
-    /// Fetches a manifest, once for all who want it. It is being kept when this returns: whoever waits for it
+    /// A manifest that is known here, or held, or fetched without asking other nodes.
+    pub(super) async fn manifest_here(
+        &self,
+        digest: &Digest,
+    ) -> Result<Arc<StoredManifest>, Error> {
+        if let Some(stored) = self.known_manifest(digest).await {
+            return Ok(stored);
+        }
+        match self.held_manifest(digest).await {
+            Err(Error::ManifestUnknown { reference }) => {
+                Ok(self.fetch_manifest_here(reference).await?.stored)
+            }
+            other => other,
+        }
+    }
+
+    /// Fetches a manifest, once for all nodes.
+    async fn fetch_manifest(&self, digest: &Digest) -> Result<Arc<StoredManifest>, Error> {
+        if !self.is_denied(digest).await
+            && let Some((_, answer)) = self.ask_others(Wish::Manifest(*digest)).await?
+            && let Some(stored) = self.learn_manifest(digest, answer.bytes).await
+        {
+            return Ok(stored);
+        }
+        Ok(self.fetch_manifest_here(Reference::Digest(*digest)).await?.stored)
+    }
+
+    /// Fetches a manifest, once for all who want it of this node. It is being kept when this returns: whoever waits for it
     /// need not wait for a disk as well, because what is lost can be fetched again.
-    pub(super) async fn fetch_manifest(&self, reference: Reference) -> Result<Fetched, Error> {
+    pub(super) async fn fetch_manifest_here(&self, reference: Reference) -> Result<Fetched, Error> {
         if let Reference::Digest(digest) = &reference {
             if self.is_denied(digest).await {
                 return Err(Error::ManifestUnknown { reference });
@@ -206,7 +240,7 @@ impl Mirrored {
     }
 
     /// Asks the other registry, once for all, whether it is there and has this manifest.
-    async fn confirm_by_asking(&self, digest: &Digest) -> Result<(), Error> {
+    pub(super) async fn confirm_here(&self, digest: &Digest) -> Result<(), Error> {
         let (mirrored, wanted) = (self.clone(), *digest);
         let question = async move { mirrored.confirm_now(&wanted).await.map_err(Arc::new) };
         let answer = self.mirrors().confirmations.run(self.place(digest), question).await?;

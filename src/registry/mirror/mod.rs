@@ -5,19 +5,24 @@
 //! memory, and in the date of the tag's link, which every process sees.
 
 mod blobs;
+mod failure;
 mod lists;
 mod manifests;
 mod metrics;
+mod others;
 mod tags;
+mod words;
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use futures_util::FutureExt;
 use moka::future::Cache;
 use tokio::time::Instant;
 
 use super::{Error, Registry, Repository};
 use crate::{
-    content::Remote,
+    cluster::{Colleagues, wire::Origin},
+    content::{Finder, Found, Remote},
     oci::{Digest, RepositoryName},
     runtime::{SingleFlight, Tasks},
     upstream::{Upstream, Upstreams},
@@ -26,7 +31,10 @@ use lists::Lists;
 pub use manifests::ServedManifest;
 use manifests::{Confirmations, Fetches, Keeping};
 use metrics::MirrorMetrics;
+pub(super) use others::MIRROR;
+use others::Others;
 use tags::Tags;
+pub(super) use words::Question;
 
 /// Digests that are remembered at once as asked for. An entry is about 300 bytes.
 const KNOWN_DIGESTS: u64 = 100_000;
@@ -51,11 +59,17 @@ pub(super) struct Mirrors {
     sizes: SingleFlight<Place, Result<Option<u64>, Arc<Error>>>,
     confirmations: Confirmations,
     lists: Lists,
+    /// Nodes with which all that is shared.
+    others: Option<Others>,
     metrics: MirrorMetrics,
 }
 
 impl Mirrors {
-    pub(super) fn new(upstreams: Upstreams, tasks: &Tasks, metrics: &prometheus::Registry) -> Self {
+    pub(super) fn new(
+        upstreams: Upstreams,
+        colleagues: Option<Colleagues>,
+        (tasks, metrics): (&Tasks, &prometheus::Registry),
+    ) -> Self {
         Self {
             upstreams,
             tags: Tags::new(tasks),
@@ -66,6 +80,7 @@ impl Mirrors {
             sizes: SingleFlight::new("ask for a blob", tasks.clone()),
             confirmations: Confirmations::new("ask for a manifest", tasks.clone()),
             lists: Lists::new(tasks),
+            others: colleagues.map(|colleagues| Others::new(colleagues, tasks)),
             metrics: MirrorMetrics::new(metrics),
         }
     }
@@ -115,6 +130,28 @@ impl Registry {
         Ok(Mirrored { registry: Arc::clone(self), upstream, remote, local })
     }
 
+    /// Which node fetches a blob of another registry; nothing if it cannot be had.
+    async fn filler_of(self: Arc<Self>, digest: Digest, origin: Origin) -> Option<Found> {
+        let mirrored = self.mirrored(&origin.upstream, origin.repository).ok()?;
+        match mirrored.find_filler(&digest).await {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::debug!(%digest, %error, "nobody fetches a blob");
+                None
+            }
+        }
+    }
+
+    /// Has content find out by this registry which node fetches a blob.
+    pub(super) fn tell_who_fetches(self: &Arc<Self>) {
+        let registry = Arc::downgrade(self);
+        let finder = Finder::new(move |digest, origin| {
+            let registry = registry.upgrade();
+            async move { registry?.filler_of(digest, origin).await }.boxed()
+        });
+        self.content.find_fills_by(finder);
+    }
+
     /// The other registry that `name` lies in by its first component, and the rest of the name.
     #[must_use]
     pub fn namespace_of<'n>(&self, name: &'n RepositoryName) -> Option<(&'n str, &'n str)> {
@@ -153,6 +190,16 @@ impl Mirrored {
 
     fn origin(&self) -> Remote {
         Remote { upstream: Arc::clone(&self.upstream), repository: self.remote.clone() }
+    }
+
+    /// The same in words that other nodes know.
+    fn named_origin(&self) -> Origin {
+        Origin { upstream: self.upstream.name().to_owned(), repository: self.remote.clone() }
+    }
+
+    /// Whether the other registry gave something a moment ago.
+    fn was_heard_lately(&self) -> bool {
+        self.upstream.was_heard_within(HEARD_LATELY)
     }
 
     /// Notes that the other registry has `digest`.

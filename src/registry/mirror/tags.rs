@@ -5,10 +5,17 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use bytes::Bytes;
 use moka::future::Cache;
 use tokio::time::Instant;
 
-use super::{Freshness, Mirrored, manifests::ServedManifest};
+use super::{
+    Freshness, Mirrored,
+    failure::Failure,
+    manifests::ServedManifest,
+    others::{age_ms, since},
+    words::{Said, Wish},
+};
 use crate::{
     oci::{Digest, Reference, RepositoryName, Tag},
     registry::{Error, StoredManifest},
@@ -112,9 +119,67 @@ impl Mirrored {
         {
             return Ok(known);
         }
+        match self.tag_elsewhere(tag).await? {
+            Some(known) => {
+                tags.known.insert(key, known.clone()).await;
+                Ok(known)
+            }
+            None => self.known_tag_here(tag).await,
+        }
+    }
+
+    /// What the node says of a tag that asks for all; nothing if this node is to ask.
+    async fn tag_elsewhere(&self, tag: &Tag) -> Result<Option<KnownTag>, Error> {
+        let Some((_, answer)) = self.ask_others(Wish::Tag(tag.clone())).await? else {
+            return Ok(None);
+        };
+        Ok(match answer.said {
+            Said::Points { digest, age_ms } => {
+                let Ok(digest) = digest.parse() else { return Ok(None) };
+                if !answer.bytes.is_empty() {
+                    self.learn_manifest(&digest, answer.bytes).await;
+                }
+                Some(KnownTag { state: TagState::Present(digest), asked: since(age_ms) })
+            }
+            Said::Absent { age_ms } => {
+                Some(KnownTag { state: TagState::Absent, asked: since(age_ms) })
+            }
+            Said::Stale { digest, age_ms, why } => {
+                let Ok(digest) = digest.parse() else { return Ok(None) };
+                let held = HeldTag { digest, age: Duration::from_millis(age_ms) };
+                let why = why.into_error(&self.upstream, self.name());
+                Some(KnownTag::now(TagState::Stale(held, Arc::new(why))))
+            }
+            _ => None,
+        })
+    }
+
+    /// What another node is told of a tag, with the manifest if it is in memory.
+    pub(super) async fn tag_for_others(&self, tag: &Tag) -> Result<(Said, Bytes), Error> {
+        let known = self.known_tag_here(tag).await?;
+        let said = match known.state {
+            TagState::Present(digest) => {
+                let stored = self.registry.manifests.get(&digest);
+                let bytes = stored.map(|stored| stored.bytes.clone()).unwrap_or_default();
+                let age_ms = age_ms(known.asked);
+                return Ok((Said::Points { digest: digest.to_string(), age_ms }, bytes));
+            }
+            TagState::Absent => Said::Absent { age_ms: age_ms(known.asked) },
+            TagState::Stale(HeldTag { digest, age }, why) => {
+                let age_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+                let why = Failure::of(&why).unwrap_or(Failure::Interrupted);
+                Said::Stale { digest: digest.to_string(), age_ms, why }
+            }
+        };
+        Ok((said, Bytes::new()))
+    }
+
+    /// What is known of a tag, asked for by this node if it has to be.
+    async fn known_tag_here(&self, tag: &Tag) -> Result<KnownTag, Error> {
+        let key = (self.name().clone(), tag.clone());
         let (mirrored, wanted) = (self.clone(), tag.clone());
         let question = async move { mirrored.ask_for_tag(wanted).await.map_err(Arc::new) };
-        tags.questions.run(key, question).await?.map_err(Error::Shared)
+        self.mirrors().tags.questions.run(key, question).await?.map_err(Error::Shared)
     }
 
     async fn ask_for_tag(&self, tag: Tag) -> Result<KnownTag, Error> {
@@ -140,7 +205,7 @@ impl Mirrored {
 
     /// A tag that nothing is known of: its manifest says it all.
     async fn fetch_tag(&self, tag: &Tag) -> Result<KnownTag, Error> {
-        match self.fetch_manifest(Reference::Tag(tag.clone())).await {
+        match self.fetch_manifest_here(Reference::Tag(tag.clone())).await {
             Ok(fetched) => Ok(self.pointed(tag, fetched.stored.digest, fetched.keeping)),
             Err(error) if error.is_manifest_unknown() => Ok(KnownTag::now(TagState::Absent)),
             Err(error) => Err(error),
@@ -158,7 +223,7 @@ impl Mirrored {
             Err(error) if error.is_not_found() => return Ok(KnownTag::now(TagState::Absent)),
             Err(error) => return self.stale(tag, held, error),
         };
-        match self.fetch_manifest(moved_to).await {
+        match self.fetch_manifest_here(moved_to).await {
             Ok(fetched) => Ok(self.pointed(tag, fetched.stored.digest, fetched.keeping)),
             Err(error) if held.age < self.upstream.policy().max_stale => {
                 Ok(KnownTag::now(TagState::Stale(held, Arc::new(error))))

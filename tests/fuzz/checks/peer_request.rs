@@ -18,6 +18,9 @@ pub(crate) fn check(text: &str) {
             let digest = ask.part.digest;
             let path = match ask.part.kind {
                 PartKind::Table => format!("/v1/parts/{digest}/table"),
+                PartKind::Incoming { part, fill } => {
+                    format!("/v1/parts/{digest}/{part}/incoming/{fill}")
+                }
                 PartKind::Part(number) => format!("/v1/parts/{digest}/{number}"),
             };
             assert_eq!(head.uri.path(), path, "{text:?}");

@@ -6,7 +6,9 @@ use futures_util::TryStreamExt;
 
 use super::{
     super::{
-        Chunked, Place as ChunkPlace, corrupt,
+        Chunked, Place as ChunkPlace,
+        arrival::sums_of,
+        corrupt,
         proof::{Check, Proof},
         source::Source,
         unavailable,
@@ -14,7 +16,7 @@ use super::{
     filling::{Come, Filling, Slot, is_short},
 };
 use crate::{
-    cache::{ChunkIndex, ChunkLayout, ChunkWriter, Origin},
+    cache::{ChunkIndex, ChunkLayout, ChunkWriter, Origin, SEGMENT_BYTES},
     cluster::{
         NodeId, Peer,
         exchange::{Answer, Attempt, Role, Trouble},
@@ -73,7 +75,7 @@ impl Chunked {
             is_served: words.is_served,
             epoch: swarm.neighbours.members.view().epoch(),
             blob_bytes,
-            origin: None,
+            origin: self.arrivals.get(&part.digest).map(|arrival| arrival.origin.clone()),
         };
         let (answer, body) = self.put(to, &ask).await;
         let is_given = answer == Answer::Bytes;
@@ -109,6 +111,8 @@ impl Chunked {
             wire::Answer::Refer { peers } => (Answer::Refer(peers), None),
             wire::Answer::Busy { after } => (Answer::Busy { after }, None),
             wire::Answer::Pass => (Answer::Pass, None),
+            // It may have heard later than this node that it comes.
+            wire::Answer::Unknown if ask.origin.is_some() => (Answer::Failed, None),
             wire::Answer::Unknown => (Answer::Unknown, None),
             wire::Answer::Failed { .. } => (Answer::Failed, None),
         }
@@ -164,7 +168,7 @@ impl Chunked {
         // Who had it before may have been stopped in the middle.
         writer.take_back();
         writer.comes_from(Origin::Peer);
-        let proof = self.proof(digest, place.blob_bytes).await?;
+        let proof = self.proof_of(place).await?;
         let mut position = place.range.start + offset;
         let mut check = Check::of(&proof, place.range.end - writer.missing_bytes());
         while writer.missing_bytes() > 0 {
@@ -193,7 +197,20 @@ impl Chunked {
                 return Err(corrupt(&digest, "another node has given bytes that do not match"));
             }
         }
+        self.note_chunk(place, &proof).await?;
         Ok(proof)
+    }
+
+    /// Notes what has come of a blob that is on its way from another registry.
+    async fn note_chunk(&self, place: &ChunkPlace, proof: &Proof) -> Result<(), Error> {
+        let Proof::Arrival(arrival) = proof else { return Ok(()) };
+        let digest = place.key.digest;
+        let failed = |error| unavailable(&digest, error);
+        let Some(mut chunk) = self.pond.glance(&place.key) else { return Ok(()) };
+        let Ok(Some((block, _))) = chunk.readable(place.length() - 1).await else { return Ok(()) };
+        let summed = tokio::task::spawn_blocking(move || sums_of(&block)).await;
+        let sums = summed.map_err(std::io::Error::other).flatten().map_err(failed)?;
+        arrival.note(place.range.start / SEGMENT_BYTES, &sums)
     }
 
     fn finish_chunk(self: &Arc<Self>, filling: &mut Filling, proof: &Proof) {
@@ -247,8 +264,9 @@ impl Chunked {
                 let rest = position..place.range.end;
                 let named = (digest, place.blob_bytes);
                 let mut source = source.unwrap_or_else(|| Source::new(self, named, rest));
-                let proof = self.proof(digest, place.blob_bytes).await?;
+                let proof = self.proof_of(place).await?;
                 self.fill_one((place, writer), &mut source, &proof).await?;
+                self.note_chunk(place, &proof).await?;
                 self.finish_chunk(&mut filling, &proof);
                 Ok(())
             }

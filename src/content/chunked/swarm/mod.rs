@@ -6,6 +6,7 @@
 mod attempt;
 mod figures;
 mod filling;
+mod follow;
 mod serve;
 pub(super) mod table;
 mod traffic;
@@ -64,7 +65,7 @@ pub(super) struct Swarm {
     /// Requests of others that could be sent more now.
     lanes_busy: Arc<AtomicUsize>,
     next_ask: AtomicU64,
-    traffic: Traffic,
+    traffic: Arc<Traffic>,
     /// The next deadline may have become another.
     changed: Notify,
 }
@@ -103,7 +104,7 @@ impl Swarm {
             began: Instant::now(),
             lanes_busy: Arc::default(),
             next_ask: AtomicU64::new(0),
-            traffic: Traffic::default(),
+            traffic: Arc::default(),
             changed: Notify::new(),
         }
     }
@@ -124,6 +125,11 @@ impl Swarm {
 impl Chunked {
     /// Sees to it that a chunk comes that this node's readers miss.
     pub(super) fn want_chunk(self: &Arc<Self>, swarm: &Swarm, fill: Fill, need: Need) {
+        let digest = fill.0.key.digest;
+        if self.arrivals.was_given_up(&digest) && self.arrivals.get(&digest).is_none() {
+            let error = unavailable(&digest, "it could not be fetched a moment ago");
+            return fill.1.fail(error);
+        }
         let part = filling::part_of(&fill.0);
         let filling = self.filling_of(fill);
         self.want(swarm, (part, need), filling);
@@ -158,6 +164,9 @@ impl Chunked {
             }
             // It comes, but this part of it was not asked for when that began.
             Some(wanted) => wanted.late.extend(filling.into_fills()),
+        }
+        if self.arrivals.get(&part.digest).is_some() {
+            state.exchange.is_incoming(item);
         }
         state.exchange.want(item, need, swarm.now());
         self.act(swarm, &mut state);
@@ -228,11 +237,13 @@ impl Chunked {
                 state.exchange.broke(attempt, trouble, now);
             }
         });
+        // Before another attempt at the same begins, which may have the same number.
+        let own = swarm.state().attempts.remove(&attempt);
         for fill in late {
             self.want_chunk(swarm, fill, Need::Now);
         }
         // Last, because this may end the task that calls.
-        drop(swarm.state().attempts.remove(&attempt));
+        drop(own);
     }
 
     /// Lets time pass in the exchange, until `shutdown`.

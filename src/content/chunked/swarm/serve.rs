@@ -12,7 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::{Stream, poll, stream};
+use futures_util::{Stream, TryStreamExt, poll, stream};
 use tokio::sync::oneshot;
 
 use super::{
@@ -28,7 +28,7 @@ use crate::{
     },
     oci::Digest,
     runtime::FilePiece,
-    storage::Error,
+    storage::{Error, Fault, layout},
 };
 
 /// How long another node waits until it is known how long a blob is, before it is told to come back.
@@ -71,6 +71,14 @@ impl Chunked {
             self.disagrees(&ask);
         }
         let digest = ask.part.digest;
+        if let PartKind::Incoming { fill, .. } = ask.part.kind {
+            return self.answer_incoming(&ask, fill).await;
+        }
+        if let (Some(origin), Role::Owner | Role::Deputy) = (&ask.origin, ask.role)
+            && !self.learn(digest, origin).await
+        {
+            return Answer::Busy { after: OPENING };
+        }
         let blob_bytes = match self.length_for(&ask).await {
             Ok(Some(blob_bytes)) => blob_bytes,
             Ok(None) => return Answer::Unknown,
@@ -84,6 +92,32 @@ impl Chunked {
         match ask.part.kind {
             PartKind::Table => self.answer_table(digest, blob_bytes, ask.hop).await,
             PartKind::Part(_) => self.answer_part(ask, (blob_bytes, range)).await,
+            PartKind::Incoming { .. } => Answer::Unknown,
+        }
+    }
+
+    /// What comes to this node from another registry, as it comes.
+    async fn answer_incoming(&self, ask: &Ask, number: u64) -> Answer<Part> {
+        let fill = self.fills.join(&ask.part.digest).filter(|fill| fill.number() == number);
+        let Some(fill) = fill else { return Answer::Unknown };
+        let begun = tokio::time::timeout(OPENING, fill.clone().size_bytes()).await;
+        let blob_bytes = match begun {
+            Err(_elapsed) => return Answer::Busy { after: OPENING },
+            Ok(Err(_failed)) => return Answer::Unknown,
+            Ok(Ok(blob_bytes)) => blob_bytes,
+        };
+        let Some(range) = range_of(ask, blob_bytes) else { return Answer::Unknown };
+        let (length, key) = (range.end - range.start, layout::blob(&ask.part.digest));
+        let traffic = self.swarm.as_ref().map(|swarm| Arc::clone(&swarm.traffic));
+        match fill.pieces(range).await {
+            Ok(pieces) => {
+                let failed = move |error| Error::failed("fill", &key, Fault::Unavailable, error);
+                let pieces = pieces.map_err(failed).inspect_ok(move |piece| {
+                    traffic.iter().for_each(|traffic| traffic.sent(piece.len()));
+                });
+                Answer::Bytes { blob_bytes, length, body: Part::Bytes(Box::pin(pieces)) }
+            }
+            Err(_failed) => Answer::Unknown,
         }
     }
 
@@ -133,6 +167,8 @@ impl Chunked {
                 Answer::Bytes { blob_bytes, length: bytes.len() as u64, body: Part::Table(bytes) }
             }
             Ok(Proof::Survey(_)) => Answer::Unknown,
+            // It will be known when all of the blob is.
+            Ok(Proof::Arrival(_)) => Answer::Failed { is_retryable: true },
             Err(error) => Answer::Failed { is_retryable: error.is_retryable() },
         }
     }
@@ -172,7 +208,7 @@ impl Chunked {
         (id, reply): (AskId, oneshot::Sender<Reply>),
     ) {
         let Some(swarm) = &self.swarm else { return };
-        let item = ask.part.item();
+        let (item, digest) = (ask.part.item(), ask.part.digest);
         let mut state = swarm.state();
         let stock = self.stock(&mut state, &ask, blob_bytes);
         state.asks.insert(id, reply);
@@ -191,6 +227,9 @@ impl Chunked {
         };
         let now = swarm.now();
         state.exchange.progressed(item, received);
+        if stock == Stock::Nothing && self.arrivals.get(&digest).is_some() {
+            state.exchange.is_incoming(item);
+        }
         state.exchange.asked(id, incoming, stock, now);
         self.act(swarm, &mut state);
     }
@@ -222,7 +261,7 @@ impl Chunked {
         let layout = ChunkLayout::of(blob_bytes);
         let is_here = |index: ChunkIndex| self.pond.has(&ChunkKey { digest, index });
         match ask.part.kind {
-            PartKind::Table => false,
+            PartKind::Table | PartKind::Incoming { .. } => false,
             PartKind::Part(_) if is_short(blob_bytes) => layout.indexes(0..blob_bytes).all(is_here),
             PartKind::Part(number) => is_here(ChunkIndex::new(number)),
         }
@@ -233,9 +272,13 @@ impl Chunked {
 fn range_of(ask: &Ask, blob_bytes: u64) -> Option<std::ops::Range<u64>> {
     let part = match ask.part.kind {
         PartKind::Table => return Some(0..0),
-        PartKind::Part(0) if is_short(blob_bytes) => 0..blob_bytes,
-        PartKind::Part(_) if is_short(blob_bytes) => return None,
-        PartKind::Part(number) => ChunkLayout::of(blob_bytes).range(ChunkIndex::new(number)),
+        PartKind::Part(0) | PartKind::Incoming { part: 0, .. } if is_short(blob_bytes) => {
+            0..blob_bytes
+        }
+        PartKind::Part(_) | PartKind::Incoming { .. } if is_short(blob_bytes) => return None,
+        PartKind::Part(number) | PartKind::Incoming { part: number, .. } => {
+            ChunkLayout::of(blob_bytes).range(ChunkIndex::new(number))
+        }
     };
     let start = part.start.checked_add(ask.offset)?;
     (start < part.end || (blob_bytes == 0 && ask.offset == 0)).then_some(start..part.end)

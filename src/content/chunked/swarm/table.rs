@@ -71,7 +71,7 @@ impl Chunked {
         FromOwner::Here
     }
 
-    async fn ask_for_table(
+    pub(super) async fn ask_for_table(
         &self,
         to: Peer,
         role: Role,
@@ -115,7 +115,7 @@ impl Chunked {
     }
 }
 
-async fn whole(mut body: PartBody) -> Result<bytes::Bytes, crate::cluster::wire::Error> {
+pub(super) async fn whole(mut body: PartBody) -> Result<bytes::Bytes, crate::cluster::wire::Error> {
     let mut pieces = Pieces::default();
     while let Some(bytes) = body.try_next().await? {
         pieces.push(bytes);
