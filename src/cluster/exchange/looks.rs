@@ -26,6 +26,9 @@ const OLD: u32 = 4;
 /// of who comes after its owner.
 const SLOW_LOOKS: u32 = 2;
 
+/// Where no more than so many are to come, nothing overtakes any more what is slow.
+const LAST: usize = 4;
+
 /// How long an owner is passed over that was so slow.
 pub(super) const PASSED_OVER: Duration = Duration::from_secs(10);
 
@@ -123,7 +126,9 @@ impl Exchange {
         let age = now.saturating_sub(errand.since.unwrap_or(now));
         let is_slow = own.saturating_mul(SLOW_SHARE) < mean || age > self.usual * OLD;
         errand.slow_looks = if is_slow { errand.slow_looks + 1 } else { 0 };
-        let is_late = errand.slow_looks >= SLOW_LOOKS && 2 * overtaken >= self.limits.window as u64;
+        let is_among_last = self.queue.is_empty() && self.in_window <= LAST;
+        let is_overtaken = 2 * overtaken >= self.limits.window as u64 || is_among_last;
+        let is_late = errand.slow_looks >= SLOW_LOOKS && is_overtaken;
         if is_late && errand.rank + 1 < RANKS {
             let owner = self.view.owners(item).iter().nth(errand.rank).map(|peer| peer.id);
             self.slow_owners.extend(owner.map(|owner| (owner, now + PASSED_OVER)));
