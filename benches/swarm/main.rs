@@ -1,24 +1,4 @@
 //! Simulated storms: `cargo bench --bench swarm -- kraken`.
-//!
-//! The first word is `t1` or `kraken`; further ones change it (`hosts=100 slow=0.1 dead=0.1 joins=0.1 at=3 split=1
-//! pullers=16 owners=3 size=0.1 rounds=10`), and `course` prints how busy the links were in each second. What came out,
-//! in seconds:
-//!
-//! | storm | ideal | p50 | p99 | slowest | from the storage |
-//! |---|---|---|---|---|---|
-//! | `t1`: 16 hosts, all links 50 Mbit/s, 64 MiB (10 seeds) | 10.74 | 11.5 | 11.5 | 11.5 | 1.00 |
-//! | `t1 hosts=32` (6 seeds) | 10.74 | 12.7 | 12.9 | 12.9 | 1.00 |
-//! | `t1 slow=0.125`: 2 of 16 with a tenth; the others | 10.74 | 16.4 | 17.2 | 17.2 | 1.21 |
-//! | `t1 dead=0.19`: 3 owners dead from the beginning | 10.74 | 11.4 | 11.4 | 11.4 | 1.00 |
-//! | `t1 split=1`: two halves that do not know each other | 21.47 | 21.5 | 21.6 | 21.6 | 2.00 |
-//! | `kraken hosts=3`: 300 MB/s, 3 GB in two layers | 10.00 | 10.0 | 10.0 | 10.0 | 1.00 |
-//! | `kraken hosts=16` | 10.00 | 10.2 | 10.2 | 10.2 | 1.00 |
-//! | `kraken hosts=100` | 10.00 | 10.5 | 10.5 | 10.5 | 1.00 |
-//! | `kraken hosts=100 slow=0.1`; the others | 10.00 | 11.6 | 12.4 | 12.4 | 1.13 |
-//! | `kraken hosts=2600` (100 s of processor time) | 10.00 | 10.7 | 10.8 | 10.8 | 1.00 |
-//! | `kraken hosts=10000 size=0.05` (46 s) | 0.50 | 0.70 | 0.84 | 0.85 | 1.00 |
-//!
-//! A node that does not pull sends 0.05 to 0.07 images if 4 to 50 of 100 do (`kraken hosts=100 pullers=50`).
 #![expect(clippy::print_stdout, reason = "this is a program that prints")]
 
 mod agenda;

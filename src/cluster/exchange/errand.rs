@@ -27,14 +27,12 @@ pub(super) struct Errand {
     pub(super) losses: u32,
     /// The rank of the owner that is asked.
     pub(super) rank: usize,
-    /// When it was first promised by somebody.
-    pub(super) since: Option<Moment>,
+    /// When it was begun.
+    pub(super) since: Moment,
     /// How many items had arrived when that one was asked first.
     pub(super) arrivals_before: u64,
     /// Looks in a row at which nobody was found who has more.
     pub(super) checks: u32,
-    /// Looks in a row at which it was much slower than other things.
-    pub(super) slow_looks: u32,
     /// Whether nothing has come of it for a while: it then takes no place of others.
     pub(super) is_stalled: bool,
     /// When somebody was last asked.
@@ -103,10 +101,9 @@ impl Errand {
             failures: 0,
             losses: 0,
             rank: 0,
-            since: None,
+            since: Moment::ZERO,
             arrivals_before: 0,
             checks: 0,
-            slow_looks: 0,
             is_stalled: false,
             asked: Moment::ZERO,
             check: Moment::MAX,

@@ -18,7 +18,7 @@ const LAG_BYTES: u64 = 256 << 10;
 impl Exchange {
     /// Answers a request of another node, now or soon. `stock` says what this node has.
     pub fn asked(&mut self, ask: AskId, incoming: Incoming, stock: Stock, now: Moment) {
-        self.speeds.hear(&incoming);
+        self.loads.insert(incoming.from.id, incoming.load);
         let asked = Asked { incoming, is_served: false };
         let item = asked.incoming.item;
         let reply = match asked.incoming.role {
@@ -58,12 +58,8 @@ impl Exchange {
         let has =
             stock == Stock::Whole || self.errands.get(&item).is_some_and(Errand::is_under_way);
         let children = self.trackers.get(&item).map_or(0, |tracker| tracker.children);
-        // Who was named to it does better with somebody else.
-        let is_too_slow = self.speeds.is_own_slow() && incoming.avoid.is_empty();
         if !has {
             Reply::Unknown
-        } else if is_too_slow {
-            Reply::Busy { after: self.limits.wait }
         } else if self.has_lane(incoming) && children < HOLDER_SHARE * self.limits.children {
             Reply::Serve
         } else {
@@ -75,9 +71,6 @@ impl Exchange {
     fn as_owner(&mut self, incoming: &Incoming, stock: Stock, now: Moment) -> Option<Reply> {
         let Incoming { item, role, offset, hop, is_served, .. } = incoming;
         if stock == Stock::Nothing {
-            if self.passes_on(*item, *hop) {
-                return Some(Reply::Pass);
-            }
             self.begin_for_others(*item, (*role, *hop), now);
         }
         // Who has more of it already than this node waits for the same as this node.
@@ -93,32 +86,22 @@ impl Exchange {
             return Some(Reply::Busy { after: self.limits.check });
         }
         // Who fetches things for others only gives each away once: they can pass it on.
-        let gives_once = !self.has_readers() || self.speeds.is_own_slow();
-        let most = if gives_once { 1 } else { self.limits.children };
-        let own_load = if gives_once { 0 } else { self.load() };
+        let most = if self.has_readers() { self.limits.children } else { 1 };
+        let own_load = if self.has_readers() { self.load() } else { 0 };
         let tracker = self.trackers.entry(*item).or_default();
         let own_cost = tracker.own_cost(own_load);
-        let candidates = tracker.candidates(incoming, &self.speeds, now);
+        let loads = &self.loads;
+        let load = |node| loads.get(&node).copied().unwrap_or(0);
+        let candidates = tracker.candidates(incoming, load, now);
         let is_best = candidates.first().is_none_or(|first| own_cost <= first.cost);
-        // Those that take it slowly use up nothing, and nobody else should have to take it from them. Who is given it
-        // too slowly by others is helped best by who has all of it.
-        let has_better = match candidates.first() {
-            Some(_) if *is_served && stock == Stock::Whole => false,
-            Some(first) => !first.is_slow(),
-            None => stock == Stock::Nothing,
-        };
-        let is_last_hope = !has_better
-            && !self.speeds.is_slow(incoming.from.id)
-            && self.served < HOLDER_SHARE * self.limits.lanes;
-        let has_room = has_lane && tracker.children < most;
         let slots = self.limits.children;
-        if (has_room && is_best) || is_last_hope {
+        if has_lane && tracker.children < most && is_best {
             tracker.note(incoming, (slots, 1), now);
             return Some(Reply::Serve);
         }
         let first = candidates.first()?;
         // Until it says itself what it has to do.
-        self.speeds.name(first.peer.id);
+        *self.loads.entry(first.peer.id).or_default() += 1;
         let depth = tracker.name(first);
         tracker.note(incoming, (slots, depth), now);
         Some(Reply::Refer(candidates.into_iter().map(|candidate| candidate.peer).collect()))
@@ -126,34 +109,6 @@ impl Exchange {
 
     fn waits_for_turn(&self, item: Item) -> bool {
         self.errands.get(&item).is_some_and(Errand::waits_for_turn)
-    }
-
-    /// Whether an item that this node owns and has not begun to get is better got by who comes after it.
-    pub(super) fn passes_on(&self, item: Item, hop: u8) -> bool {
-        let is_begun = |errand: &Errand| errand.source.is_some() || errand.is_deputy;
-        if !self.speeds.is_own_slow() || hop > 0 || self.errands.get(&item).is_some_and(is_begun) {
-            return false;
-        }
-        let owners = self.view.owners(item);
-        owners.rank_of(self.me.id).is_some_and(|rank| rank + 1 < owners.iter().count())
-    }
-
-    /// Leaves what this node owns and has not begun to get to who comes after it, because it has turned out to be slow.
-    pub(super) fn hand_over(&mut self, now: Moment) {
-        let waits = |(item, errand): &(&Item, &Errand)| {
-            errand.waits_for_turn() && self.passes_on(**item, 0)
-        };
-        let waiting = self.errands.iter().filter(waits).map(|(item, _)| *item);
-        for item in waiting.collect::<Vec<Item>>() {
-            let asks =
-                self.trackers.get_mut(&item).map(|tracker| std::mem::take(&mut tracker.waiting));
-            asks.into_iter().flatten().for_each(|ask| self.reply(ask, Reply::Pass));
-            match self.errands.get(&item).map(|errand| errand.need) {
-                Some(None) => self.lose(item, Lost::Failed, now),
-                Some(Some(_)) => self.seek(item, now),
-                None => {}
-            }
-        }
     }
 
     /// Sees to it that an item comes here that others ask for.
@@ -198,10 +153,6 @@ impl Exchange {
             }
             Reply::Refer(_) => {
                 self.counts.referred += 1;
-                self.asks.remove(&ask);
-            }
-            Reply::Pass => {
-                self.counts.passed += 1;
                 self.asks.remove(&ask);
             }
             Reply::Busy { .. } | Reply::Unknown | Reply::Failed => {

@@ -11,9 +11,7 @@ mod breaker;
 mod errand;
 mod fetches;
 mod inbound;
-mod looks;
 mod outbound;
-mod speed;
 mod tracker;
 mod words;
 
@@ -27,7 +25,6 @@ use super::{Item, NodeId, Peer, RANKS, View};
 use breaker::Breakers;
 use errand::{Errand, Quest};
 use fetches::Fetches;
-use speed::Speeds;
 use tracker::Tracker;
 pub use words::{
     Action, Answer, AskId, Attempt, Incoming, Limits, Lost, Moment, Need, Reply, Role, Stock,
@@ -58,8 +55,8 @@ pub struct Exchange {
     /// What takes no turn at being fetched, because it is still on its way to where it is fetched from.
     incoming: HashSet<Item>,
     breakers: Breakers,
-    /// What others have told of themselves, and how fast this node is.
-    speeds: Speeds,
+    /// How much others had to send when they last asked.
+    loads: HashMap<NodeId, u32>,
     /// Requests of others that are sent something or are going to be.
     served: usize,
     timers: BinaryHeap<Reverse<(Moment, Timer)>>,
@@ -102,8 +99,6 @@ pub struct Counts {
     pub referred: u64,
     /// Requests that were told to come back later.
     pub refused: u64,
-    /// Requests that were told to ask who comes after this node, because it is slow.
-    pub passed: u64,
     /// Questions whether somebody has more of an item that takes long.
     pub slow: u64,
     /// Items that took so long that they were asked of who comes after their owner.
@@ -129,7 +124,7 @@ impl Exchange {
             fetches: Fetches::new(limits.fetches),
             incoming: HashSet::new(),
             breakers: Breakers::default(),
-            speeds: Speeds::default(),
+            loads: HashMap::new(),
             served: 0,
             timers: BinaryHeap::from([Reverse((SWEEP, Timer::Sweep))]),
             usual: outbound::USUAL_FIRST,
@@ -182,22 +177,6 @@ impl Exchange {
     /// Goes by another view from now on.
     pub fn set_view(&mut self, view: Arc<View>) {
         self.view = view;
-    }
-
-    /// Notes how many bytes have come to this node so far, in all.
-    pub fn came(&mut self, bytes: u64, now: Moment) {
-        let is_much_wanted = 2 * self.in_window >= self.limits.window;
-        let was_slow = self.speeds.is_own_slow();
-        self.speeds.measure(bytes, is_much_wanted, now);
-        if !was_slow && self.speeds.is_own_slow() {
-            self.hand_over(now);
-        }
-    }
-
-    /// How many bytes come to this node in a second, as it tells others; 0 if that says nothing.
-    #[must_use]
-    pub const fn rate(&self) -> u64 {
-        self.speeds.own()
     }
 
     /// How much this node has to send to others, as it tells them.

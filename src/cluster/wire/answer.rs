@@ -33,8 +33,6 @@ pub enum Answer<B> {
         /// When to come back.
         after: Duration,
     },
-    /// The asked node is slow: who comes after it as an owner should be asked.
-    Pass,
     /// There is no such thing in the storage, nor at the origin; or the asked node, as a holder, does not have it.
     Unknown,
     /// It could not be got.
@@ -96,7 +94,6 @@ impl<B> Answer<B> {
                 StatusCode::MULTIPLE_CHOICES
             }
             Self::Busy { after } => write_busy(headers, after),
-            Self::Pass => StatusCode::MISDIRECTED_REQUEST,
             Self::Unknown => StatusCode::NOT_FOUND,
             Self::Failed { is_retryable } => failed(is_retryable),
         };
@@ -112,7 +109,6 @@ impl<B> Answer<B> {
             }
             Self::Refer { peers } => Answer::Refer { peers },
             Self::Busy { after } => Answer::Busy { after },
-            Self::Pass => Answer::Pass,
             Self::Unknown => Answer::Unknown,
             Self::Failed { is_retryable } => Answer::Failed { is_retryable },
         }
@@ -136,7 +132,6 @@ impl Answer<()> {
                 let peers = fields.required((&fields::PEERS, "one to three nodes"), peers)?;
                 Ok(Self::Refer { peers })
             }
-            StatusCode::MISDIRECTED_REQUEST => Ok(Self::Pass),
             status => Ok(match Nothing::parse(status, fields)? {
                 Nothing::Unknown => Self::Unknown,
                 Nothing::Busy { after } => Self::Busy { after },
@@ -276,7 +271,6 @@ mod tests {
             }),
             vec(peer, 1..=REFERRED_MOST).prop_map(|peers| Answer::Refer { peers }),
             any::<u32>().prop_map(|ms| Answer::Busy { after: Duration::from_millis(ms.into()) }),
-            Just(Answer::Pass),
             Just(Answer::Unknown),
             any::<bool>().prop_map(|is_retryable| Answer::Failed { is_retryable }),
         ]

@@ -43,7 +43,6 @@ pub(super) struct Words {
     pub(super) avoid: Arc<[NodeId]>,
     pub(super) is_served: bool,
     pub(super) load: u32,
-    pub(super) rate: u64,
 }
 
 impl Chunked {
@@ -70,7 +69,6 @@ impl Chunked {
             offset,
             hop: words.hop,
             load: words.load,
-            rate: words.rate,
             avoid: words.avoid.to_vec(),
             is_served: words.is_served,
             epoch: swarm.neighbours.members.view().epoch(),
@@ -110,7 +108,6 @@ impl Chunked {
             }
             wire::Answer::Refer { peers } => (Answer::Refer(peers), None),
             wire::Answer::Busy { after } => (Answer::Busy { after }, None),
-            wire::Answer::Pass => (Answer::Pass, None),
             // It may have heard later than this node that it comes.
             wire::Answer::Unknown if ask.origin.is_some() => (Answer::Failed, None),
             wire::Answer::Unknown => (Answer::Unknown, None),

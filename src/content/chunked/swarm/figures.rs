@@ -82,7 +82,7 @@ impl Swarm {
             fetches_limit: limit as u64,
             answers: AnswerCounts {
                 served: counts.served,
-                referred: counts.referred + counts.passed,
+                referred: counts.referred,
                 refused: counts.refused,
             },
             asked: self.traffic.asked(),

@@ -153,7 +153,6 @@ impl Chunked {
             offset: position - start,
             hop: 0,
             load: 0,
-            rate: 0,
             avoid: Vec::new(),
             is_served: false,
             epoch: self.epoch(),
@@ -166,10 +165,7 @@ impl Chunked {
                     Given::Bytes(Box::new(body))
                 }
                 Answer::Bytes { .. } | Answer::Unknown => Given::Nothing,
-                Answer::Refer { .. }
-                | Answer::Busy { .. }
-                | Answer::Pass
-                | Answer::Failed { .. } => Given::Later,
+                Answer::Refer { .. } | Answer::Busy { .. } | Answer::Failed { .. } => Given::Later,
             },
             Ok(_) | Err(_) => Given::Dead,
         }

@@ -28,7 +28,6 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{Chunked, fill::Fill, unavailable};
 use crate::{
-    cache::Origin,
     cluster::{
         Item, Members, Peer,
         exchange::{Action, AskId, Attempt, Exchange, Limits, Lost, Moment, Need, Reply, Trouble},
@@ -185,8 +184,8 @@ impl Chunked {
             match action {
                 Action::Ask { attempt, to, role, hop, avoid, is_served } => {
                     let Some(wanted) = state.wanted.get(&attempt.item) else { continue };
-                    let (load, rate) = (state.exchange.load(), state.exchange.rate());
-                    let words = attempt::Words { role, hop, avoid, is_served, load, rate };
+                    let load = state.exchange.load();
+                    let words = attempt::Words { role, hop, avoid, is_served, load };
                     let place = wanted.place();
                     let task = Arc::clone(self).ask(attempt, to, words, place);
                     let task = AbortOnDropHandle::new(tasks.spawn("ask a node", task));
@@ -270,17 +269,11 @@ impl Chunked {
             }
             self.tell(swarm, |state, now| {
                 let State { exchange, wanted, .. } = state;
-                exchange.came(self.come_bytes(), now);
                 let received =
                     |item| wanted.get(&item).map_or(0, |wanted| self.received_of(wanted));
                 exchange.tick(now, received);
             });
         }
-    }
-
-    /// Bytes that have come to this node so far, from wherever they came over the network.
-    fn come_bytes(&self) -> u64 {
-        self.pond.filled_bytes(Origin::Peer) + self.pond.filled_bytes(Origin::Storage)
     }
 
     fn received_of(&self, wanted: &Wanted) -> u64 {

@@ -87,7 +87,6 @@ impl Chunked {
             offset: 0,
             hop: 0,
             load: 0,
-            rate: 0,
             avoid: Vec::new(),
             is_served: false,
             epoch: self.epoch(),
@@ -99,7 +98,7 @@ impl Chunked {
         let (length, body) = match answered.answer {
             Answer::Bytes { length, body, .. } => (length, body),
             Answer::Unknown => return Ok(None),
-            Answer::Refer { .. } | Answer::Busy { .. } | Answer::Pass | Answer::Failed { .. } => {
+            Answer::Refer { .. } | Answer::Busy { .. } | Answer::Failed { .. } => {
                 return Err(failed("the node could not give it".into()));
             }
         };

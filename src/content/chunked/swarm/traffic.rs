@@ -36,7 +36,7 @@ impl Outcome {
         match answered {
             Ok(answered) if answered.node == to.id => match &answered.answer {
                 wire::Answer::Bytes { .. } => Self::Bytes,
-                wire::Answer::Refer { .. } | wire::Answer::Pass => Self::Referred,
+                wire::Answer::Refer { .. } => Self::Referred,
                 wire::Answer::Busy { .. } => Self::Busy,
                 wire::Answer::Unknown => Self::Unknown,
                 wire::Answer::Failed { .. } => Self::Failed,
