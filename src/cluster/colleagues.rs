@@ -146,7 +146,7 @@ impl Colleagues {
 
     /// Notes that whoever is asked about `item` takes long: unless it answered something else lately, it is asked nothing
     /// for a while. What it was asked already it may still answer.
-    pub fn is_late(&self, item: Item) {
+    pub fn note_late(&self, item: Item) {
         let owners = self.0.members.view().owners(item);
         let asked = owners.iter().find(|owner| !self.is_left_alone(owner.id));
         if let Some(owner) = asked.filter(|owner| owner.id != self.0.me.id) {

@@ -110,7 +110,7 @@ impl Readings {
         match timeout(OWNER_PATIENCE, &mut there).await {
             Ok(Some(found)) => return found,
             Ok(None) => return self.read_here(wanted).await,
-            Err(_elapsed) => colleagues.is_late(item),
+            Err(_elapsed) => colleagues.note_late(item),
         }
         let mut here = pin!(self.read_here(wanted));
         match select(&mut there, &mut here).await {

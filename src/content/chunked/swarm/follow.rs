@@ -19,7 +19,7 @@ use crate::{
     cache::{ChunkKey, ChunkLayout},
     cluster::{
         exchange::Role,
-        wire::{Answer, Ask, Origin, PartBody, PartKind, PartName},
+        wire::{Answer, Origin, PartBody, PartKind, PartName},
     },
     content::{ChunkTable, Fill},
     oci::Digest,
@@ -143,22 +143,9 @@ impl Chunked {
             let index = layout.index_at(position);
             (index.number(), layout.range(index).start)
         };
-        let ask = Ask {
-            part: PartName {
-                digest: arrival.digest,
-                kind: PartKind::Incoming { part, fill: from.fill },
-            },
-            from: swarm.neighbours.me,
-            role: Role::Holder,
-            offset: position - start,
-            hop: 0,
-            load: 0,
-            avoid: Vec::new(),
-            is_served: false,
-            epoch: self.epoch(),
-            blob_bytes: Some(blob_bytes),
-            origin: None,
-        };
+        let part =
+            PartName { digest: arrival.digest, kind: PartKind::Incoming { part, fill: from.fill } };
+        let ask = swarm.question(part, Role::Holder, (position - start, blob_bytes));
         match swarm.put(from.node, &ask).await {
             Ok(answered) if answered.node == from.node.id => match answered.answer {
                 Answer::Bytes { blob_bytes: told, body, .. } if told == blob_bytes => {

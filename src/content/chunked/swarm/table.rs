@@ -80,19 +80,8 @@ impl Chunked {
         let Some(swarm) = &self.swarm else { return Err(missing(&digest)) };
         let failed =
             |error: Box<dyn std::error::Error + Send + Sync>| super::unavailable(&digest, error);
-        let ask = Ask {
-            part: PartName { digest, kind: PartKind::Table },
-            from: swarm.neighbours.me,
-            role,
-            offset: 0,
-            hop: 0,
-            load: 0,
-            avoid: Vec::new(),
-            is_served: false,
-            epoch: self.epoch(),
-            blob_bytes: Some(blob_bytes),
-            origin: None,
-        };
+        let part = PartName { digest, kind: PartKind::Table };
+        let ask = swarm.question(part, role, (0, blob_bytes));
         let answered = swarm.put(to, &ask).await;
         let answered = answered.map_err(|error| failed(error.into()))?;
         let (length, body) = match answered.answer {

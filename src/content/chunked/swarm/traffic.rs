@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::Swarm;
 use crate::cluster::{
     AskedCounts, Peer,
-    wire::{self, Answered, Ask, PartBody},
+    exchange::Role,
+    wire::{self, Answered, Ask, PartBody, PartName},
 };
 
 /// What went to other nodes so far, and how many questions to them have ended how.
@@ -63,6 +64,28 @@ impl Drop for Question<'_> {
 }
 
 impl Swarm {
+    /// A question of this node's own about a part of a blob of this length, from `offset` on.
+    pub(super) fn question(
+        &self,
+        part: PartName,
+        role: Role,
+        (offset, blob_bytes): (u64, u64),
+    ) -> Ask {
+        Ask {
+            part,
+            from: self.neighbours.me,
+            role,
+            offset,
+            hop: 0,
+            load: 0,
+            avoid: Vec::new(),
+            is_served: false,
+            epoch: self.neighbours.members.view().epoch(),
+            blob_bytes: Some(blob_bytes),
+            origin: None,
+        }
+    }
+
     /// Puts a question to another node, and counts how that ends.
     pub(super) async fn put(&self, to: Peer, ask: &Ask) -> AnsweredPart {
         let mut question = Question { traffic: &self.traffic, outcome: Outcome::GivenUp };
