@@ -85,6 +85,12 @@ impl Host {
         self.here[part] >= image.parts[part].bytes
     }
 
+    /// Whether the client waits for a part, now or soon.
+    pub(crate) fn wants(&self, part: usize) -> bool {
+        let is_wanted = |cursor: &Cursor| (cursor.read..cursor.wanted).contains(&part);
+        self.is_puller && self.cursors.iter().any(is_wanted)
+    }
+
     /// Notes that an attempt has gone on.
     pub(crate) fn run(&mut self, part: usize, attempt: Attempt, running: Running) {
         let attempts = self.attempts.entry(part).or_default();

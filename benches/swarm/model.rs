@@ -177,6 +177,7 @@ impl Model {
             counts.served += own.served;
             counts.referred += own.referred;
             counts.refused += own.refused;
+            counts.passed += own.passed;
             counts.slow += own.slow;
             counts.deputies += own.deputies;
             counts.direct += own.direct;
@@ -223,6 +224,7 @@ impl Model {
                 self.hosts[host].deadline = None;
                 if self.hosts[host].is_alive {
                     let Host { exchange, here, .. } = &mut self.hosts[host];
+                    exchange.came(self.network.received[host] as u64, now);
                     exchange.tick(now, |item| here[self.index[&item]] as u64);
                     self.act(host);
                 }
@@ -320,6 +322,7 @@ impl Model {
                         offset: from.here[part] as u64,
                         hop,
                         load: from.exchange.load(),
+                        rate: from.exchange.rate(),
                         avoid: avoid.to_vec(),
                         is_served,
                     };
@@ -335,6 +338,8 @@ impl Model {
                 }
                 Action::Cancel { attempt } => self.cancel(host, attempt),
                 Action::Reply { ask, reply } => self.reply(host, ask, reply),
+                // What no client wants here was only given up for others.
+                Action::Lose { item, .. } if !self.hosts[host].wants(self.index[&item]) => {}
                 Action::Lose { .. } => {
                     self.waiting -= usize::from(self.hosts[host].is_waiting());
                     self.hosts[host].has_failed = self.hosts[host].is_puller;
@@ -364,6 +369,7 @@ impl Model {
             }
             Reply::Refer(peers) => Answer::Refer(peers),
             Reply::Busy { after } => Answer::Busy { after },
+            Reply::Pass => Answer::Pass,
             Reply::Unknown => Answer::Unknown,
             Reply::Failed => Answer::Failed,
         };

@@ -77,7 +77,7 @@ impl Storm {
             rate: 300e6,
             origin_rate: 1.5e9,
             blobs: vec![1_500_000_000; 2],
-            step: 0.005,
+            step: 0.002,
             ..Self::default()
         }
     }

@@ -110,6 +110,7 @@ impl<H: PeerHandler> PeerFace<H> {
             Answer::Bytes { length, .. } => *length,
             Answer::Refer { .. }
             | Answer::Busy { .. }
+            | Answer::Pass
             | Answer::Unknown
             | Answer::Failed { .. } => 0,
         };

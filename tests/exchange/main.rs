@@ -84,3 +84,48 @@ fn a_hundred_hosts_pull_at_almost_the_speed_of_their_links() {
     assert!(quantile(&outcome.healthy, 0.99) <= 1.3 * ideal, "{outcome:?}");
     assert!(outcome.origin <= 1.1, "{outcome:?}");
 }
+
+#[test]
+fn slow_nodes_hold_nobody_up() {
+    let storm = Storm { slow: t1().every(2).map(|host| (host, 0.1)).collect(), ..t1() };
+    let ideal = storm.ideal();
+    let outcome = run(storm);
+    assert_eq!(outcome.failed, 0);
+    assert!(quantile(&outcome.healthy, 1.0) <= 2.0 * ideal, "{outcome:?}");
+    assert!(outcome.origin <= 1.3, "{outcome:?}");
+}
+
+#[test]
+fn a_slow_bucket_makes_nobody_slow() {
+    let storm = Storm { origin_rate: t1().rate / 10.0, ..t1() };
+    let ideal = storm.ideal();
+    let outcome = run(storm);
+    assert!(outcome.failed == 0 && outcome.quantile(1.0) <= 1.1 * ideal, "{outcome:?}");
+    assert!((outcome.origin - 1.0).abs() < 0.02 && outcome.counts.passed == 0, "{outcome:?}");
+}
+
+#[test]
+fn owners_that_are_dead_from_the_beginning_cost_little() {
+    let storm = Storm { deaths: t1().every(3).map(|host| (host, 0.0)).collect(), ..t1() };
+    let ideal = storm.ideal();
+    let outcome = run(storm);
+    assert_eq!((outcome.failed, outcome.ends.len()), (0, 13), "{outcome:?}");
+    assert!(outcome.quantile(1.0) <= 1.6 * ideal && outcome.origin <= 1.1, "{outcome:?}");
+}
+
+#[test]
+fn nodes_that_join_while_others_end_get_everything_too() {
+    let storm =
+        Storm { joins: vec![(15, 3.0), (14, 5.0)], deaths: vec![(2, 4.0), (9, 6.0)], ..t1() };
+    let ideal = storm.ideal();
+    let outcome = run(storm);
+    assert_eq!((outcome.failed, outcome.ends.len()), (0, 14), "{outcome:?}");
+    assert!(outcome.quantile(1.0) <= 1.6 * ideal && outcome.origin <= 1.5, "{outcome:?}");
+}
+
+#[test]
+fn two_halves_that_do_not_know_each_other_cost_two_copies() {
+    let outcome = run(Storm { is_split: true, ..t1() });
+    assert_eq!(outcome.failed, 0);
+    assert!((outcome.origin - 2.0).abs() < 0.05, "{outcome:?}");
+}

@@ -12,8 +12,8 @@ use millpond::cluster::{
 use crate::{
     certificates::certificates,
     fixture::{
-        BLOB_BYTES, BUSY, EMPTY, FAILED, FAILED_FOR_GOOD, PART_BYTES, REFERRED, THERE, TestPeer,
-        UNKNOWN, ask, ask_table, client, part_bytes, referred, secret, table,
+        BLOB_BYTES, BUSY, EMPTY, FAILED, FAILED_FOR_GOOD, PART_BYTES, PASSED, REFERRED, THERE,
+        TestPeer, UNKNOWN, ask, ask_table, client, part_bytes, referred, secret, table,
     },
 };
 
@@ -63,6 +63,7 @@ async fn answers_without_bytes_arrive_as_they_are() {
         for (number, expected) in [
             (REFERRED, Answer::Refer { peers: referred(&ask(REFERRED)) }),
             (BUSY, Answer::Busy { after }),
+            (PASSED, Answer::Pass),
             (UNKNOWN, Answer::Unknown),
             (FAILED, Answer::Failed { is_retryable: true }),
             (FAILED_FOR_GOOD, Answer::Failed { is_retryable: false }),

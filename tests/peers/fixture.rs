@@ -49,6 +49,7 @@ pub(crate) const BREAKING: u64 = 6;
 pub(crate) const LATE: u64 = 7;
 /// There is never an answer.
 pub(crate) const SILENT: u64 = 8;
+pub(crate) const PASSED: u64 = 10;
 /// It is there and has no bytes.
 pub(crate) const EMPTY: u64 = 9;
 
@@ -123,6 +124,7 @@ impl PeerHandler for Script {
         match number {
             REFERRED => Answer::Refer { peers: referred(&ask) },
             BUSY => Answer::Busy { after: Duration::from_millis(250) },
+            PASSED => Answer::Pass,
             UNKNOWN => Answer::Unknown,
             FAILED => Answer::Failed { is_retryable: true },
             FAILED_FOR_GOOD => Answer::Failed { is_retryable: false },
@@ -214,6 +216,7 @@ pub(crate) fn ask(number: u64) -> Ask {
         offset: 0,
         hop: 1,
         load: 3,
+        rate: 4,
         avoid: vec![NodeId::new(8)],
         is_served: true,
         epoch: Epoch::new(0xf),

@@ -1,6 +1,6 @@
 //! One item's way to this node.
 
-use super::{Moment, Need, NodeId, Peer, Role};
+use super::{Moment, Need, NodeId, Peer, RANKS, Role};
 
 /// An item that is on its way here, or is to be.
 #[derive(Debug)]
@@ -23,8 +23,8 @@ pub(super) struct Errand {
     pub(super) fruitless: u32,
     /// How often it was fetched in vain.
     pub(super) failures: u32,
-    /// How often all of it was thrown away.
-    pub(super) losses: u32,
+    /// How often what came from another node broke off, or was wrong.
+    pub(super) breaks: u32,
     /// The rank of the owner that is asked.
     pub(super) rank: usize,
     /// When it was begun.
@@ -35,6 +35,9 @@ pub(super) struct Errand {
     pub(super) checks: u32,
     /// Whether nothing has come of it for a while: it then takes no place of others.
     pub(super) is_stalled: bool,
+    /// Whether it was much slower than other things when it was last looked at: what is passed on of it then takes no
+    /// place of others either.
+    pub(super) is_behind: bool,
     /// When somebody was last asked.
     pub(super) asked: Moment,
     /// When it is to be looked at again.
@@ -68,11 +71,21 @@ pub(super) struct Source {
     /// What was here when it was last looked at, and when that was.
     pub(super) marked: u64,
     pub(super) marked_at: Moment,
+    /// When it was last found that something had come.
+    pub(super) moved_at: Moment,
 }
 
 impl Source {
     pub(super) const fn new(number: u64, from: Option<NodeId>, now: Moment) -> Self {
-        Self { number, from, takes_turn: false, since: now, marked: 0, marked_at: now }
+        Self {
+            number,
+            from,
+            takes_turn: false,
+            since: now,
+            marked: 0,
+            marked_at: now,
+            moved_at: now,
+        }
     }
 
     /// How much has come since it was last looked at, in bytes per second.
@@ -99,12 +112,13 @@ impl Errand {
             avoid: Vec::new(),
             fruitless: 0,
             failures: 0,
-            losses: 0,
+            breaks: 0,
             rank: 0,
             since: Moment::ZERO,
             arrivals_before: 0,
             checks: 0,
             is_stalled: false,
+            is_behind: false,
             asked: Moment::ZERO,
             check: Moment::MAX,
         }
@@ -128,6 +142,12 @@ impl Errand {
     /// Whether it is fetched, or waits for its turn.
     pub(super) fn is_fetched(&self) -> bool {
         self.quest == Quest::FetchTurn || self.source.is_some_and(|source| source.from.is_none())
+    }
+
+    /// Asks who comes after its owner from now on; and after the last of those, nobody any more.
+    pub(super) fn pass_over_owner(&mut self) {
+        self.rank += 1;
+        self.is_deputy |= self.rank >= RANKS;
     }
 
     pub(super) fn avoid(&mut self, node: NodeId) {

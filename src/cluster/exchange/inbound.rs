@@ -2,7 +2,7 @@
 
 use super::{
     Action, AskId, Asked, Errand, Exchange, Incoming, Item, Lost, Moment, Quest, Reply, Role,
-    Stock, Timer,
+    Stock, Timer, tracker::Candidate,
 };
 
 /// How many times as many nodes may be given one item by a holder than it is named to: those that ask again for what
@@ -18,7 +18,7 @@ const LAG_BYTES: u64 = 256 << 10;
 impl Exchange {
     /// Answers a request of another node, now or soon. `stock` says what this node has.
     pub fn asked(&mut self, ask: AskId, incoming: Incoming, stock: Stock, now: Moment) {
-        self.loads.insert(incoming.from.id, incoming.load);
+        self.speeds.hear(&incoming);
         let asked = Asked { incoming, is_served: false };
         let item = asked.incoming.item;
         let reply = match asked.incoming.role {
@@ -58,8 +58,12 @@ impl Exchange {
         let has =
             stock == Stock::Whole || self.errands.get(&item).is_some_and(Errand::is_under_way);
         let children = self.trackers.get(&item).map_or(0, |tracker| tracker.children);
+        // Who was named to it does better with somebody else, if there is one.
+        let is_too_slow = self.speeds.is_own_slow() && incoming.avoid.is_empty();
         if !has {
             Reply::Unknown
+        } else if is_too_slow {
+            Reply::Busy { after: self.limits.wait }
         } else if self.has_lane(incoming) && children < HOLDER_SHARE * self.limits.children {
             Reply::Serve
         } else {
@@ -71,40 +75,97 @@ impl Exchange {
     fn as_owner(&mut self, incoming: &Incoming, stock: Stock, now: Moment) -> Option<Reply> {
         let Incoming { item, role, offset, hop, is_served, .. } = incoming;
         if stock == Stock::Nothing {
+            if self.passes_on(*item, *hop) {
+                return Some(Reply::Pass);
+            }
             self.begin_for_others(*item, (*role, *hop), now);
+            // Who is to have it from whom is decided when it comes. Before, nobody knows who will have how much to do
+            // then.
+            if self.waits_for_turn(*item) {
+                return None;
+            }
         }
         // Who has more of it already than this node waits for the same as this node.
         let has_more = stock == Stock::Whole
             || !is_served
             || self.errands.get(item).is_some_and(|errand| errand.received > *offset + LAG_BYTES);
-        // Who is to have it from whom is decided when it comes. Before, nobody knows who will have how much to do then.
-        if stock == Stock::Nothing && self.waits_for_turn(*item) {
-            return None;
-        }
-        let has_lane = self.has_lane(incoming);
         if !has_more {
             return Some(Reply::Busy { after: self.limits.check });
         }
-        // Who fetches things for others only gives each away once: they can pass it on.
-        let most = if self.has_readers() { self.limits.children } else { 1 };
-        let own_load = if self.has_readers() { self.load() } else { 0 };
         let tracker = self.trackers.entry(*item).or_default();
-        let own_cost = tracker.own_cost(own_load);
-        let loads = &self.loads;
-        let load = |node| loads.get(&node).copied().unwrap_or(0);
-        let candidates = tracker.candidates(incoming, load, now);
-        let is_best = candidates.first().is_none_or(|first| own_cost <= first.cost);
-        let slots = self.limits.children;
-        if has_lane && tracker.children < most && is_best {
-            tracker.note(incoming, (slots, 1), now);
+        let candidates = tracker.candidates(incoming, &self.speeds, now);
+        if self.gives_itself(incoming, stock, candidates.first()) {
+            self.note(incoming, 1, now);
             return Some(Reply::Serve);
         }
         let first = candidates.first()?;
         // Until it says itself what it has to do.
-        *self.loads.entry(first.peer.id).or_default() += 1;
-        let depth = tracker.name(first);
-        tracker.note(incoming, (slots, depth), now);
+        self.speeds.name(first.peer.id);
+        let tracker = self.trackers.entry(*item).or_default();
+        let depth = tracker.depth_after(first);
+        // Who takes it slowly takes away little.
+        if !self.speeds.is_slow(incoming.from.id) {
+            tracker.name(first);
+        }
+        self.note(incoming, depth, now);
         Some(Reply::Refer(candidates.into_iter().map(|candidate| candidate.peer).collect()))
+    }
+
+    fn note(&mut self, incoming: &Incoming, depth: u32, now: Moment) {
+        let slots = self.limits.children;
+        self.trackers.entry(incoming.item).or_default().note(incoming, (slots, depth), now);
+    }
+
+    /// Whether an owner gives an item itself, instead of naming others, of whom `first` would be the best.
+    fn gives_itself(&self, incoming: &Incoming, stock: Stock, first: Option<&Candidate>) -> bool {
+        let Some(tracker) = self.trackers.get(&incoming.item) else { return true };
+        // Who fetches things for others only gives each away once: they can pass it on.
+        let gives_once = !self.has_readers() || self.speeds.is_own_slow();
+        let (most, load) = if gives_once { (1, 0) } else { (self.limits.children, self.load()) };
+        let is_best = first.is_none_or(|first| tracker.own_cost(load) <= first.cost);
+        if is_best && tracker.children < most && self.has_lane(incoming) {
+            return true;
+        }
+        // Who was given it too slowly by two others is helped best by who has all of it.
+        let was_misled = incoming.is_served && incoming.avoid.len() > 1;
+        let has_better = match first {
+            Some(_) if was_misled && stock == Stock::Whole => false,
+            Some(first) => !first.is_slow(),
+            None => stock == Stock::Nothing,
+        };
+        // Those that take it slowly use up little, and nobody else should have to take it from them.
+        let is_last_hope = !has_better && !self.speeds.is_slow(incoming.from.id);
+        is_last_hope && self.served < HOLDER_SHARE * self.limits.lanes + self.trickling()
+    }
+
+    /// Whether an item that this node owns and has not begun to fetch is better got by who comes after it.
+    pub(super) fn passes_on(&self, item: Item, hop: u8) -> bool {
+        let is_begun = |errand: &Errand| {
+            errand.is_deputy || errand.source.is_some_and(|source| source.from.is_none())
+        };
+        if !self.speeds.is_own_slow() || hop > 0 || self.errands.get(&item).is_some_and(is_begun) {
+            return false;
+        }
+        let owners = self.view.owners(item);
+        owners.rank_of(self.me.id).is_some_and(|rank| rank + 1 < owners.iter().count())
+    }
+
+    /// Leaves what this node owns and has not begun to fetch to who comes after it, because it has turned out to be slow.
+    pub(super) fn hand_over(&mut self, now: Moment) {
+        let waits = |(item, errand): &(&Item, &Errand)| {
+            errand.waits_for_turn() && self.passes_on(**item, 0)
+        };
+        let waiting = self.errands.iter().filter(waits).map(|(item, _)| *item);
+        for item in waiting.collect::<Vec<Item>>() {
+            let asks =
+                self.trackers.get_mut(&item).map(|tracker| std::mem::take(&mut tracker.waiting));
+            asks.into_iter().flatten().for_each(|ask| self.reply(ask, Reply::Pass));
+            match self.errands.get(&item).map(|errand| errand.need) {
+                Some(None) => self.lose(item, Lost::Failed, now),
+                Some(Some(_)) => self.seek(item, now),
+                None => {}
+            }
+        }
     }
 
     fn waits_for_turn(&self, item: Item) -> bool {
@@ -138,7 +199,19 @@ impl Exchange {
     /// itself for who was refused by others.
     fn has_lane(&self, incoming: &Incoming) -> bool {
         let coming = self.errands.len() - self.queued;
-        self.served < self.limits.lanes.max(coming + SPARE) + incoming.avoid.len()
+        let most = self.limits.lanes.max(coming + SPARE) + incoming.avoid.len();
+        self.served < most || self.served < most + self.trickling()
+    }
+
+    /// Requests of others that are sent next to nothing: because they take it slowly, or because next to nothing comes of
+    /// what they want.
+    fn trickling(&self) -> usize {
+        let is_behind = |item: &Item| self.errands.get(item).is_some_and(|errand| errand.is_behind);
+        let trickles = |asked: &&Asked| {
+            let Incoming { item, from, .. } = &asked.incoming;
+            asked.is_served && (self.speeds.is_slow(from.id) || is_behind(item))
+        };
+        self.asks.values().filter(trickles).count()
     }
 
     fn reply(&mut self, ask: AskId, reply: Reply) {
@@ -155,6 +228,10 @@ impl Exchange {
                 self.counts.referred += 1;
                 self.asks.remove(&ask);
             }
+            Reply::Pass => {
+                self.counts.passed += 1;
+                self.asks.remove(&ask);
+            }
             Reply::Busy { .. } | Reply::Unknown | Reply::Failed => {
                 self.counts.refused += 1;
                 self.asks.remove(&ask);
@@ -167,9 +244,12 @@ impl Exchange {
     /// anything.
     pub(super) fn shuffle_waiting(&mut self, item: Item) {
         let Some(tracker) = self.trackers.get_mut(&item) else { return };
-        let asks = &self.asks;
-        let drawn =
-            |ask: &AskId| asks.get(ask).map(|asked| item.worth(asked.incoming.from.id.number()));
+        let (asks, speeds) = (&self.asks, &self.speeds);
+        // Those that are slow at the end, where they hold up nobody.
+        let drawn = |ask: &AskId| {
+            let from = asks.get(ask)?.incoming.from.id;
+            Some((speeds.is_slow(from), item.worth(from.number())))
+        };
         tracker.waiting.make_contiguous().sort_by_cached_key(drawn);
     }
 

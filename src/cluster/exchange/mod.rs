@@ -11,7 +11,9 @@ mod breaker;
 mod errand;
 mod fetches;
 mod inbound;
+mod looks;
 mod outbound;
+mod speed;
 mod tracker;
 mod words;
 
@@ -25,6 +27,7 @@ use super::{Item, NodeId, Peer, RANKS, View};
 use breaker::Breakers;
 use errand::{Errand, Quest};
 use fetches::Fetches;
+use speed::Speeds;
 use tracker::Tracker;
 pub use words::{
     Action, Answer, AskId, Attempt, Incoming, Limits, Lost, Moment, Need, Reply, Role, Stock,
@@ -55,8 +58,8 @@ pub struct Exchange {
     /// What takes no turn at being fetched, because it is still on its way to where it is fetched from.
     incoming: HashSet<Item>,
     breakers: Breakers,
-    /// How much others had to send when they last asked.
-    loads: HashMap<NodeId, u32>,
+    /// What others have told of themselves, and how fast this node is.
+    speeds: Speeds,
     /// Requests of others that are sent something or are going to be.
     served: usize,
     timers: BinaryHeap<Reverse<(Moment, Timer)>>,
@@ -99,6 +102,8 @@ pub struct Counts {
     pub referred: u64,
     /// Requests that were told to come back later.
     pub refused: u64,
+    /// Requests that were told to ask who comes after this node, because it is slow.
+    pub passed: u64,
     /// Questions whether somebody has more of an item that takes long.
     pub slow: u64,
     /// Items that took so long that they were asked of who comes after their owner.
@@ -124,7 +129,7 @@ impl Exchange {
             fetches: Fetches::new(limits.fetches),
             incoming: HashSet::new(),
             breakers: Breakers::default(),
-            loads: HashMap::new(),
+            speeds: Speeds::default(),
             served: 0,
             timers: BinaryHeap::from([Reverse((SWEEP, Timer::Sweep))]),
             usual: outbound::USUAL_FIRST,
@@ -177,6 +182,24 @@ impl Exchange {
     /// Goes by another view from now on.
     pub fn set_view(&mut self, view: Arc<View>) {
         self.view = view;
+    }
+
+    /// Notes how many bytes have come to this node so far, in all.
+    pub fn came(&mut self, bytes: u64, now: Moment) {
+        let is_wanted = |errand: &&Errand| errand.need.is_some() && errand.quest != Quest::Queued;
+        let wanted = self.errands.values().filter(is_wanted).count();
+        let is_much_wanted = 2 * wanted >= self.limits.window;
+        let was_slow = self.speeds.is_own_slow();
+        self.speeds.measure(bytes, is_much_wanted, now);
+        if self.speeds.compare(now) && !was_slow {
+            self.hand_over(now);
+        }
+    }
+
+    /// How many bytes come to this node in a second, as it tells others; 0 if that is not known.
+    #[must_use]
+    pub const fn rate(&self) -> u64 {
+        self.speeds.own()
     }
 
     /// How much this node has to send to others, as it tells them.
@@ -276,6 +299,36 @@ mod tests {
             exchange.broke(attempt, Trouble::Lost, Moment::ZERO);
         }
         assert_eq!(begin_from(&mut exchange, owner), None);
+    }
+
+    /// When what comes from an owner is given up, of which `come` says how much has come after so many milliseconds.
+    fn given_up_after_ms(come: impl Fn(u128) -> u64) -> Option<u128> {
+        let (mut exchange, owner) = with_an_owner();
+        let item = Item::part(&Digest::of(Algorithm::Sha256, b"a blob"), 0);
+        exchange.want(item, Need::Now, Moment::ZERO);
+        let first = begin_from(&mut exchange, owner).expect("the owner is asked");
+        let moments = (0..100).map(|number| number * Moment::from_millis(200));
+        moments.into_iter().find_map(|now| {
+            exchange.tick(now, |_| come(now.as_millis()));
+            while let Some(action) = exchange.next_action() {
+                match action {
+                    Action::Cancel { attempt } if attempt == first => return Some(now.as_millis()),
+                    Action::Ask { attempt, .. } => {
+                        let busy = Answer::Busy { after: exchange.limits.check };
+                        exchange.answered(attempt, busy, now);
+                    }
+                    _ => {}
+                }
+            }
+            None
+        })
+    }
+
+    #[test]
+    fn what_is_silent_for_seconds_is_given_up_and_not_what_is_slow() {
+        let silent = given_up_after_ms(|_| 0);
+        assert!(silent.is_some_and(|ms| (4000..8000).contains(&ms)), "{silent:?}");
+        assert_eq!(given_up_after_ms(|ms| ms as u64 / 100), None);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     Action, Answer, Attempt, Errand, Exchange, Item, Lost, Moment, Need, NodeId, Peer, Quest,
-    RANKS, Role, Timer, Trouble, errand::Source,
+    RANKS, Role, Trouble, errand::Source, looks::PASSED_OVER,
 };
 
 /// A request that so many nodes have passed on is answered by whoever has it now.
@@ -19,34 +19,17 @@ const PAUSE_MOST: Duration = Duration::from_secs(2);
 /// What was fetched so often in vain cannot be had.
 const FAILURES_MOST: u32 = 3;
 
-/// What was thrown away so often is fetched from where all of it comes from.
-const LOSSES_MOST: u32 = 3;
+/// What broke off or was wrong so often is asked of who comes after its owner, who fetches it anew: all that the owner gives
+/// may be wrong. If each node fetched it instead, there would be as many copies as nodes.
+const BREAKS_MOST: u32 = 3;
 
 const PAUSE_FIRST: Duration = Duration::from_millis(20);
-
-/// What comes at less than one in so many of the speed of everything else is looked for elsewhere.
-const BEHIND_SHARE: u64 = 2;
-
-/// What comes at less than one in so many of that speed may have a slow owner.
-const SLOW_SHARE: u64 = 4;
 
 /// How much the last item counts for how long they usually take: one in so many.
 const USUAL_SHARE: u32 = 8;
 
 /// How long an item is taken to need before any has come.
 pub(super) const USUAL_FIRST: Duration = Duration::from_secs(2);
-
-/// Longest pause before the first look at what comes.
-const CHECK_MOST: Duration = Duration::from_secs(2);
-
-/// So often the pause between two looks is doubled, at most.
-const CHECKS_DOUBLED: u32 = 3;
-
-/// What is overtaken by so many others, for each that may be asked for at once, is asked of who comes after its owner.
-const OVERTAKEN: u64 = 3;
-
-/// How long an owner is passed over that was so slow.
-const PASSED_OVER: Duration = Duration::from_secs(10);
 
 impl Exchange {
     /// Sees to it that an item comes here, because a reader of this node needs it.
@@ -99,8 +82,9 @@ impl Exchange {
                 self.ask_next(item, now);
             }
             Answer::Busy { after } if role != Role::Holder => self.pause(item, after, now),
+            Answer::Pass if role != Role::Holder => self.pass(item, to, now),
             Answer::Unknown if role != Role::Holder => self.lose(item, Lost::Unknown, now),
-            Answer::Busy { .. } | Answer::Unknown => {
+            Answer::Busy { .. } | Answer::Pass | Answer::Unknown => {
                 errand.avoid(to);
                 self.ask_next(item, now);
             }
@@ -114,6 +98,19 @@ impl Exchange {
                 self.ask_next(item, now);
             }
         }
+    }
+
+    /// Passes over an owner that says that it is slow.
+    fn pass(&mut self, item: Item, owner: NodeId, now: Moment) {
+        self.slow_owners.insert(owner, now + PASSED_OVER);
+        let owners = self.view.owners(item);
+        let next = owners.rank_of(owner).map_or(RANKS, |rank| rank + 1);
+        if let Some(errand) = self.errands.get_mut(&item) {
+            errand.rank = errand.rank.max(next);
+            // Who disagrees on who comes after whom, and passes it on too, is not asked for ever.
+            errand.is_deputy |= errand.rank >= owners.iter().count();
+        }
+        self.seek(item, now);
     }
 
     /// Tells how many bytes of an item are here now.
@@ -171,12 +168,15 @@ impl Exchange {
             (Trouble::Failed | Trouble::Lost, None) => self.lose(item, Lost::Failed, now),
             (Trouble::Lost, Some(_)) => {
                 errand.received = 0;
-                errand.losses += 1;
-                errand.is_deputy |= errand.losses >= LOSSES_MOST;
+                errand.pass_over_owner();
                 self.fruitless(item, now);
             }
             (Trouble::Broken, None) => self.failed(item, now),
             (Trouble::Broken | Trouble::Unknown | Trouble::Failed, Some(_)) => {
+                errand.breaks += 1;
+                if errand.breaks.is_multiple_of(BREAKS_MOST) {
+                    errand.pass_over_owner();
+                }
                 self.fruitless(item, now);
             }
         }
@@ -211,22 +211,44 @@ impl Exchange {
         if errand.is_deputy || errand.hop >= HOPS_MOST {
             return self.fetch(item, now);
         }
-        let owners = self.view.owners(item);
-        // What the owner gives too slowly is asked of the next one.
+        let hop = errand.hop;
         let skipped = if errand.is_fetched() { 0 } else { errand.rank };
-        for (rank, owner) in owners.iter().enumerate().skip(skipped) {
-            if owner.id == self.me.id {
-                return self.fetch(item, now);
-            }
-            let is_slow = self.slow_owners.get(&owner.id).is_some_and(|until| *until > now);
-            let is_last = rank + 1 == RANKS;
-            if self.breakers.allows(owner.id, now) && (!is_slow || is_last) {
-                let role = if rank == 0 { Role::Owner } else { Role::Deputy };
-                return self.ask(item, *owner, role, now);
-            }
+        let passes_on = self.passes_on(item, hop.saturating_sub(1));
+        let owners = self.view.owners(item);
+        let find = |skipped: usize, takes_slow: bool| {
+            owners.iter().enumerate().skip(skipped).find(|(_, owner)| {
+                if owner.id == self.me.id {
+                    return !passes_on;
+                }
+                self.breakers.allows(owner.id, now) && (takes_slow || !self.is_slow(owner.id, now))
+            })
+        };
+        // What the owner gives too slowly is asked of the next one, and of a slow one only if there is no other.
+        match find(skipped, false).or_else(|| find(0, false)).or_else(|| find(skipped, true)) {
+            Some((_, owner)) if owner.id == self.me.id => return self.fetch(item, now),
+            Some((0, owner)) => return self.ask(item, *owner, Role::Owner, now),
+            Some((rank, owner)) => return self.ask_deputy(item, (*owner, rank), now),
+            None => {}
         }
         self.counts.direct += 1;
         self.fetch(item, now);
+    }
+
+    /// Whether a node is passed over because it is slow: it says so, or has been.
+    #[must_use]
+    pub fn is_slow(&self, node: NodeId, now: Moment) -> bool {
+        let was_slow = self.slow_owners.get(&node).is_some_and(|until| *until > now);
+        was_slow || self.speeds.is_slow(node)
+    }
+
+    /// Asks who comes after an owner that does not answer or is slow.
+    fn ask_deputy(&mut self, item: Item, (deputy, rank): (Peer, usize), now: Moment) {
+        let Some(errand) = self.errands.get_mut(&item) else { return };
+        if errand.rank < rank {
+            // Somebody else, who may have to begin with it: that it has no more yet means little.
+            (errand.rank, errand.checks) = (rank, 0);
+        }
+        self.ask(item, deputy, Role::Deputy, now);
     }
 
     fn ask_next(&mut self, item: Item, now: Moment) {
@@ -301,6 +323,7 @@ impl Exchange {
         let before = errand.source.replace(Source { marked: errand.received, ..source });
         errand.quest = Quest::Idle;
         (errand.fruitless, errand.checks) = (0, 0);
+        errand.is_behind = false;
         if let Some(before) = before {
             let attempt = Attempt { item, number: before.number };
             self.actions.push_back(Action::Cancel { attempt });
@@ -311,12 +334,6 @@ impl Exchange {
         }
         // Soon, because what does not come yet keeps a place from what might.
         self.check_at(item, now + self.limits.check);
-    }
-
-    /// How long something comes before it is looked for somebody who has more of it. What usually comes sooner need not
-    /// be looked at, and to change the source costs what is on its way from the one before.
-    fn check_pause(&self) -> Duration {
-        (self.usual / 2).clamp(self.limits.check, CHECK_MOST)
     }
 
     /// Goes on after it could not be fetched, by this node or by who should have it.
@@ -361,7 +378,7 @@ impl Exchange {
     }
 
     /// Gives an item up.
-    fn lose(&mut self, item: Item, why: Lost, now: Moment) {
+    pub(super) fn lose(&mut self, item: Item, why: Lost, now: Moment) {
         self.incoming.remove(&item);
         let Some(errand) = self.errands.remove(&item) else { return };
         if let Quest::Asking { number, .. } = errand.quest {
@@ -387,114 +404,5 @@ impl Exchange {
             self.fill_window(now);
         }
         self.begin_fetches(now);
-    }
-
-    /// Looks at an errand again after twice as long as before.
-    fn check_later(&mut self, item: Item, now: Moment) {
-        let Some(errand) = self.errands.get_mut(&item) else { return };
-        errand.checks = (errand.checks + 1).min(CHECKS_DOUBLED);
-        let doubled = 1 << errand.checks;
-        let pause = self.check_pause() * doubled;
-        self.check_at(item, now + pause);
-    }
-
-    fn check_at(&mut self, item: Item, at: Moment) {
-        if let Some(errand) = self.errands.get_mut(&item) {
-            errand.check = at;
-            self.timer(at, Timer::Errand(item));
-        }
-    }
-
-    /// Looks at an errand whose time has come.
-    pub(super) fn check(&mut self, item: Item, received: &impl Fn(Item) -> u64, now: Moment) {
-        let Some(errand) = self.errands.get(&item) else { return };
-        match (errand.quest, errand.source) {
-            (Quest::Pausing, _) => self.seek(item, now),
-            (Quest::Asking { .. }, _) if now < errand.asked + self.limits.patience => {
-                let until = errand.asked + self.limits.patience;
-                if errand.source.is_none() && errand.is_in_window() {
-                    self.stall(item, now);
-                }
-                self.check_at(item, until);
-            }
-            (Quest::Asking { number, .. }, _) => {
-                let attempt = Attempt { item, number };
-                self.actions.push_back(Action::Cancel { attempt });
-                self.answered(attempt, Answer::Dead, now);
-            }
-            (Quest::Idle, Some(source)) => self.check_source(item, source, received, now),
-            (Quest::Idle | Quest::Queued | Quest::FetchTurn, _) => {}
-        }
-    }
-
-    /// Gives the place of what does not come to what is wanted next.
-    fn stall(&mut self, item: Item, now: Moment) {
-        let Some(errand) = self.errands.get_mut(&item) else { return };
-        errand.is_stalled = true;
-        self.in_window -= 1;
-        self.fill_window(now);
-    }
-
-    /// Looks for somebody who has more of an item that takes long.
-    fn check_source(
-        &mut self,
-        item: Item,
-        source: Source,
-        received: &impl Fn(Item) -> u64,
-        now: Moment,
-    ) {
-        let pause = self.check_pause();
-        let Some(from) = source.from else {
-            return self.check_at(item, now + pause);
-        };
-        let here = received(item);
-        let is_looked_at_later = now < source.since + pause;
-        let (own, mean) = if is_looked_at_later {
-            (here - source.marked.min(here), 0)
-        } else {
-            (source.rate(here, now), self.mean_rate(received, now))
-        };
-        let Some(errand) = self.errands.get_mut(&item) else { return };
-        errand.received = here;
-        let begins_to_stall = own == 0 && errand.is_in_window();
-        if is_looked_at_later {
-            self.check_at(item, source.since + pause);
-        } else {
-            errand.source = Some(Source { marked: here, marked_at: now, ..source });
-            self.look_elsewhere(item, from, (own, mean), now);
-        }
-        if begins_to_stall {
-            self.stall(item, now);
-        }
-    }
-
-    /// Looks for another source if the one there is gives little, compared with what else comes.
-    fn look_elsewhere(&mut self, item: Item, from: NodeId, (own, mean): (u64, u64), now: Moment) {
-        let Some(errand) = self.errands.get_mut(&item) else { return };
-        let overtaken = self.arrivals - errand.arrivals_before;
-        let is_late = overtaken >= OVERTAKEN * self.limits.window as u64;
-        if own.saturating_mul(SLOW_SHARE) < mean && is_late && errand.rank + 1 < RANKS {
-            let owner = self.view.owners(item).iter().nth(errand.rank).map(|peer| peer.id);
-            self.slow_owners.extend(owner.map(|owner| (owner, now + PASSED_OVER)));
-            errand.rank += 1;
-            errand.arrivals_before = self.arrivals;
-            self.counts.deputies += 1;
-        }
-        // Who sends it may have no more itself. To change the source then only spoils the order in which it goes on.
-        if own > 0 && own.saturating_mul(BEHIND_SHARE) >= mean {
-            return self.check_later(item, now);
-        }
-        self.counts.slow += 1;
-        errand.avoid(from);
-        self.seek(item, now);
-    }
-
-    /// How fast things come, each of those that come at all, in bytes per second.
-    fn mean_rate(&self, received: &impl Fn(Item) -> u64, now: Moment) -> u64 {
-        let rate =
-            |(item, errand): (&Item, &Errand)| Some(errand.source?.rate(received(*item), now));
-        let rates = self.errands.iter().filter_map(rate).filter(|rate| *rate > 0);
-        let (sum, count) = rates.fold((0, 0), |(sum, count), rate| (sum + rate, count + 1));
-        sum / count.max(1)
     }
 }

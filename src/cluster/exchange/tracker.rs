@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use super::{AskId, Incoming, Moment, NodeId, Peer};
+use super::{AskId, Incoming, Moment, NodeId, Peer, speed::Speeds};
 
 /// How long a node is believed to have an item, or to be about to.
 const BELIEVED: Duration = Duration::from_secs(60);
@@ -22,10 +22,15 @@ const COMPARED: usize = 64;
 /// What it costs to be one node further from where an item comes from, in transfers that a node has to send.
 const HOP_COST: u32 = 8;
 
-/// What it costs if a node gives the same item to one more. Whoever gives each away as often as it gets it, once, has
-/// as much to send as it receives: in a chain all links are busy alike, and in a tree half of them are idle. But a
-/// chain of more than 32 takes too long to reach its end, and becomes a tree.
-const CHILD_COST: u32 = 32 * HOP_COST;
+/// So many nodes are a chain, in which each gives the item to one other. So it has as much to send as it receives, and
+/// all links are busy alike; in a tree half of them are idle.
+const CHAIN: u64 = 32;
+
+/// Where there are more, a chain would take too long to reach its end. They are a tree of chains of so many.
+const CHAIN_OF_MANY: u32 = 8;
+
+/// What it costs if a node is slow: more than anything else does.
+const SLOW_COST: u32 = 1 << 20;
 
 /// Nodes that a referral names.
 pub(super) const NAMED: usize = 3;
@@ -59,6 +64,13 @@ struct Entry {
     since: Moment,
 }
 
+impl Entry {
+    fn cost(&self, child_cost: u32, speeds: &Speeds) -> u32 {
+        let slow = if speeds.is_slow(self.peer.id) { SLOW_COST } else { 0 };
+        speeds.load(self.peer.id) + HOP_COST * self.depth + child_cost * self.children + slow
+    }
+}
+
 /// Somebody who could give the item.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Candidate {
@@ -69,11 +81,24 @@ pub(super) struct Candidate {
     pub(super) peer: Peer,
 }
 
+impl Candidate {
+    /// Whether it would hold up whoever gets the item from it.
+    pub(super) const fn is_slow(&self) -> bool {
+        self.cost >= SLOW_COST
+    }
+}
+
 impl Tracker {
     /// What it costs if the owner gives the item to one more itself.
     pub(super) fn own_cost(&self, load: u32) -> u32 {
         let children = u32::try_from(self.children).unwrap_or(u32::MAX);
-        load.saturating_add(CHILD_COST.saturating_mul(children))
+        load.saturating_add(self.child_cost().saturating_mul(children))
+    }
+
+    /// What it costs if somebody gives the item to one more than before.
+    const fn child_cost(&self) -> u32 {
+        let chain = if self.next_order <= CHAIN { CHAIN as u32 } else { CHAIN_OF_MANY };
+        HOP_COST * chain
     }
 
     /// Nodes that can give the item to who asks, the best first: those with the least to do, and of those the ones that
@@ -81,9 +106,10 @@ impl Tracker {
     pub(super) fn candidates(
         &self,
         incoming: &Incoming,
-        load: impl Fn(NodeId) -> u32,
+        speeds: &Speeds,
         now: Moment,
     ) -> Vec<Candidate> {
+        let child_cost = self.child_cost();
         let own_order = self.orders.get(&incoming.from.id).copied();
         let before = own_order.unwrap_or(u64::MAX);
         let has_more = |entry: &Entry| {
@@ -99,7 +125,7 @@ impl Tracker {
         let fit = self.entries.range(..before).filter(|(_, entry)| is_fit(entry)).take(COMPARED);
         let mut named: Vec<Candidate> = fit
             .map(|(order, entry)| Candidate {
-                cost: load(entry.peer.id) + HOP_COST * entry.depth + CHILD_COST * entry.children,
+                cost: entry.cost(child_cost, speeds),
                 drawn: incoming.item.worth(entry.peer.id.number()),
                 order: *order,
                 peer: entry.peer,
@@ -110,12 +136,17 @@ impl Tracker {
         named
     }
 
-    /// Notes that a node was named as the first of those that can give the item. Returns how far from its owner that is.
-    pub(super) fn name(&mut self, candidate: &Candidate) -> u32 {
-        let Some(entry) = self.entries.get_mut(&candidate.order) else { return 1 };
-        entry.slots = entry.slots.saturating_sub(1);
-        entry.children += 1;
-        entry.depth + 1
+    /// How far from the owner a node is to which that one was named.
+    pub(super) fn depth_after(&self, candidate: &Candidate) -> u32 {
+        self.entries.get(&candidate.order).map_or(1, |entry| entry.depth + 1)
+    }
+
+    /// Notes that a node was named as the first of those that can give the item.
+    pub(super) fn name(&mut self, candidate: &Candidate) {
+        if let Some(entry) = self.entries.get_mut(&candidate.order) {
+            entry.slots = entry.slots.saturating_sub(1);
+            entry.children += 1;
+        }
     }
 
     /// Notes that a node is going to have the item, and can give it to so many others.

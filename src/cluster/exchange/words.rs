@@ -83,6 +83,8 @@ pub struct Incoming {
     pub hop: u8,
     /// How many requests the other node answers itself with something that it has or that comes to it.
     pub load: u32,
+    /// How many bytes come to the other node in a second, while it wants many; 0 if it does not know.
+    pub rate: u64,
     /// Nodes that could not give it.
     pub avoid: Vec<NodeId>,
     /// Whether somebody sends it already, and only one is looked for who has more of it.
@@ -119,6 +121,8 @@ pub enum Answer {
         /// When it should be asked again.
         after: Duration,
     },
+    /// It owns it, but is so slow that who comes after it should be asked.
+    Pass,
     /// There is no such thing, or it has none of it.
     Unknown,
     /// It could not get it itself.
@@ -152,6 +156,8 @@ pub enum Reply {
         /// When.
         after: Duration,
     },
+    /// Ask who comes after this node.
+    Pass,
     /// There is no such thing.
     Unknown,
     /// It cannot be had now.

@@ -33,6 +33,8 @@ pub enum Answer<B> {
         /// When to come back.
         after: Duration,
     },
+    /// The asked node is slow: who comes after it as an owner should be asked.
+    Pass,
     /// There is no such thing in the storage, nor at the origin; or the asked node, as a holder, does not have it.
     Unknown,
     /// It could not be got.
@@ -94,6 +96,7 @@ impl<B> Answer<B> {
                 StatusCode::MULTIPLE_CHOICES
             }
             Self::Busy { after } => write_busy(headers, after),
+            Self::Pass => StatusCode::MISDIRECTED_REQUEST,
             Self::Unknown => StatusCode::NOT_FOUND,
             Self::Failed { is_retryable } => failed(is_retryable),
         };
@@ -109,6 +112,7 @@ impl<B> Answer<B> {
             }
             Self::Refer { peers } => Answer::Refer { peers },
             Self::Busy { after } => Answer::Busy { after },
+            Self::Pass => Answer::Pass,
             Self::Unknown => Answer::Unknown,
             Self::Failed { is_retryable } => Answer::Failed { is_retryable },
         }
@@ -132,6 +136,7 @@ impl Answer<()> {
                 let peers = fields.required((&fields::PEERS, "one to three nodes"), peers)?;
                 Ok(Self::Refer { peers })
             }
+            StatusCode::MISDIRECTED_REQUEST => Ok(Self::Pass),
             status => Ok(match Nothing::parse(status, fields)? {
                 Nothing::Unknown => Self::Unknown,
                 Nothing::Busy { after } => Self::Busy { after },
@@ -271,6 +276,7 @@ mod tests {
             }),
             vec(peer, 1..=REFERRED_MOST).prop_map(|peers| Answer::Refer { peers }),
             any::<u32>().prop_map(|ms| Answer::Busy { after: Duration::from_millis(ms.into()) }),
+            Just(Answer::Pass),
             Just(Answer::Unknown),
             any::<bool>().prop_map(|is_retryable| Answer::Failed { is_retryable }),
         ]

@@ -147,6 +147,8 @@ pub struct Ask {
     pub hop: u8,
     /// How many parts the asking node sends to others at the moment, or passes on when they come.
     pub load: u32,
+    /// How many bytes come to the asking node in a second, while it wants many; 0 if it does not know.
+    pub rate: u64,
     /// Nodes that are not to be referred to, because they failed. At most [`AVOIDED_MOST`]; further ones are not sent.
     pub avoid: Vec<NodeId>,
     /// Whether somebody sends it already, so that one is looked for who has more of it.
@@ -170,6 +172,9 @@ impl Ask {
         headers.insert(&fields::ROLE, value(role_name(self.role)));
         headers.insert(&fields::HOP, u16::from(self.hop).into());
         headers.insert(&fields::LOAD, self.load.into());
+        if self.rate > 0 {
+            headers.insert(&fields::RATE, self.rate.into());
+        }
         if !self.avoid.is_empty() {
             let avoid = self.avoid.iter().take(AVOIDED_MOST).map(NodeId::to_string);
             headers.insert(&fields::AVOID, value(fields::joined(avoid)));
@@ -200,6 +205,7 @@ impl Ask {
             offset: fields.optional((&fields::RANGE, "bytes=<number>-"), offset)?.unwrap_or(0),
             hop: fields.required((&fields::HOP, "a number up to 255"), fields::number)?,
             load: fields.required((&fields::LOAD, number), fields::number)?,
+            rate: fields.optional((&fields::RATE, number), fields::number)?.unwrap_or(0),
             avoid: fields
                 .optional((&fields::AVOID, "at most 16 node ids"), avoid)?
                 .unwrap_or_default(),
@@ -305,14 +311,16 @@ mod tests {
         fn asks()(
             (part, from, origin) in (parts(), peers(), option::of(origins())),
             role in prop_oneof![Just(Role::Owner), Just(Role::Deputy), Just(Role::Holder)],
-            (offset, hop, load, epoch) in any::<(u64, u8, u32, u64)>(),
+            (offset, hop, load, rate, epoch) in any::<(u64, u8, u32, u64, u64)>(),
             avoid in vec(any::<u128>(), 0..=AVOIDED_MOST),
             blob_bytes: Option<u64>,
             is_served: bool,
         ) -> Ask {
             let avoid = avoid.into_iter().map(NodeId::new).collect();
             let epoch = Epoch::new(epoch);
-            Ask { part, from, role, offset, hop, load, avoid, is_served, epoch, blob_bytes, origin }
+            Ask {
+                part, from, role, offset, hop, load, rate, avoid, is_served, epoch, blob_bytes, origin,
+            }
         }
     }
 
@@ -370,6 +378,7 @@ mod tests {
             offset: 0,
             hop: 0,
             load: 0,
+            rate: 0,
             avoid: Vec::new(),
             is_served: false,
             epoch: Epoch::new(1),

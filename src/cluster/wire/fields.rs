@@ -20,6 +20,7 @@ pub(super) static ROLE: HeaderName = HeaderName::from_static("millpond-role");
 pub(super) static HOP: HeaderName = HeaderName::from_static("millpond-hop");
 pub(super) static SERVED: HeaderName = HeaderName::from_static("millpond-served");
 pub(super) static LOAD: HeaderName = HeaderName::from_static("millpond-load");
+pub(super) static RATE: HeaderName = HeaderName::from_static("millpond-rate");
 pub(super) static AVOID: HeaderName = HeaderName::from_static("millpond-avoid");
 pub(super) static BLOB_BYTES: HeaderName = HeaderName::from_static("millpond-blob-bytes");
 pub(super) static ORIGIN: HeaderName = HeaderName::from_static("millpond-origin");
@@ -37,8 +38,8 @@ pub(super) static CONTENT_LENGTH: HeaderName = header::CONTENT_LENGTH;
 static EVERYWHERE: [&HeaderName; 6] = [&PROTOCOL, &VIEW, &DIGEST, &NONCE, &CLOCK, &SEAL];
 
 /// What requests may carry beside.
-static IN_REQUESTS: [&HeaderName; 8] =
-    [&FROM, &ROLE, &HOP, &LOAD, &AVOID, &SERVED, &BLOB_BYTES, &ORIGIN];
+static IN_REQUESTS: [&HeaderName; 9] =
+    [&FROM, &ROLE, &HOP, &LOAD, &RATE, &AVOID, &SERVED, &BLOB_BYTES, &ORIGIN];
 
 /// What answers may carry beside.
 static IN_ANSWERS: [&HeaderName; 4] = [&NODE, &BLOB_BYTES, &PEERS, &AFTER];

@@ -131,7 +131,10 @@ impl Source {
                 ),
             };
             match connection.try_next().await {
-                Ok(Some(bytes)) => self.here = bytes,
+                Ok(Some(bytes)) => {
+                    self.chunked.swarm.iter().for_each(|swarm| swarm.came(bytes.len()));
+                    self.here = bytes;
+                }
                 Ok(None) => {
                     self.lost(unavailable(&self.digest, "the object ends too early")).await?;
                 }

@@ -43,6 +43,7 @@ pub(super) struct Words {
     pub(super) avoid: Arc<[NodeId]>,
     pub(super) is_served: bool,
     pub(super) load: u32,
+    pub(super) rate: u64,
 }
 
 impl Chunked {
@@ -69,6 +70,7 @@ impl Chunked {
             offset,
             hop: words.hop,
             load: words.load,
+            rate: words.rate,
             avoid: words.avoid.to_vec(),
             is_served: words.is_served,
             epoch: swarm.neighbours.members.view().epoch(),
@@ -108,6 +110,7 @@ impl Chunked {
             }
             wire::Answer::Refer { peers } => (Answer::Refer(peers), None),
             wire::Answer::Busy { after } => (Answer::Busy { after }, None),
+            wire::Answer::Pass => (Answer::Pass, None),
             // It may have heard later than this node that it comes.
             wire::Answer::Unknown if ask.origin.is_some() => (Answer::Failed, None),
             wire::Answer::Unknown => (Answer::Unknown, None),
@@ -173,6 +176,7 @@ impl Chunked {
             else {
                 return Err(unavailable(&digest, "another node has ended too early"));
             };
+            self.swarm.iter().for_each(|swarm| swarm.came(bytes.len()));
             let wanted = place.range.end - writer.missing_bytes();
             let known = wanted.saturating_sub(position).min(bytes.len() as u64);
             position += bytes.len() as u64;

@@ -82,7 +82,7 @@ impl Swarm {
             fetches_limit: limit as u64,
             answers: AnswerCounts {
                 served: counts.served,
-                referred: counts.referred,
+                referred: counts.referred + counts.passed,
                 refused: counts.refused,
             },
             asked: self.traffic.asked(),

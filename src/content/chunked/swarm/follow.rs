@@ -152,7 +152,10 @@ impl Chunked {
                     Given::Bytes(Box::new(body))
                 }
                 Answer::Bytes { .. } | Answer::Unknown => Given::Nothing,
-                Answer::Refer { .. } | Answer::Busy { .. } | Answer::Failed { .. } => Given::Later,
+                Answer::Refer { .. }
+                | Answer::Busy { .. }
+                | Answer::Pass
+                | Answer::Failed { .. } => Given::Later,
             },
             Ok(_) | Err(_) => Given::Dead,
         }

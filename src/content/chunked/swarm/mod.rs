@@ -29,7 +29,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{Chunked, fill::Fill, unavailable};
 use crate::{
     cluster::{
-        Item, Members, Peer,
+        Item, Members, NodeId, Peer,
         exchange::{Action, AskId, Attempt, Exchange, Limits, Lost, Moment, Need, Reply, Trouble},
         wire::{PartName, PeerClient},
     },
@@ -116,6 +116,15 @@ impl Swarm {
         self.began.elapsed()
     }
 
+    /// Counts bytes of blobs that have come, from other nodes or from the storage.
+    pub(super) fn came(&self, bytes: usize) {
+        self.traffic.came(bytes);
+    }
+
+    fn is_slow(&self, node: NodeId) -> bool {
+        self.state().exchange.is_slow(node, self.now())
+    }
+
     fn lanes_busy(&self) -> usize {
         self.lanes_busy.load(Ordering::Relaxed)
     }
@@ -184,8 +193,8 @@ impl Chunked {
             match action {
                 Action::Ask { attempt, to, role, hop, avoid, is_served } => {
                     let Some(wanted) = state.wanted.get(&attempt.item) else { continue };
-                    let load = state.exchange.load();
-                    let words = attempt::Words { role, hop, avoid, is_served, load };
+                    let (load, rate) = (state.exchange.load(), state.exchange.rate());
+                    let words = attempt::Words { role, hop, avoid, is_served, load, rate };
                     let place = wanted.place();
                     let task = Arc::clone(self).ask(attempt, to, words, place);
                     let task = AbortOnDropHandle::new(tasks.spawn("ask a node", task));
@@ -269,6 +278,7 @@ impl Chunked {
             }
             self.tell(swarm, |state, now| {
                 let State { exchange, wanted, .. } = state;
+                exchange.came(swarm.traffic.came_bytes(), now);
                 let received =
                     |item| wanted.get(&item).map_or(0, |wanted| self.received_of(wanted));
                 exchange.tick(now, received);

@@ -194,6 +194,7 @@ impl Chunked {
             }
             Ok(Reply::Refer(peers)) => Answer::Refer { peers },
             Ok(Reply::Busy { after }) => Answer::Busy { after },
+            Ok(Reply::Pass) => Answer::Pass,
             Ok(Reply::Unknown) => Answer::Unknown,
             Ok(Reply::Failed) | Err(_) => Answer::Failed { is_retryable: true },
         }
@@ -220,6 +221,7 @@ impl Chunked {
             offset: ask.offset,
             hop: ask.hop,
             load: ask.load,
+            rate: ask.rate,
             avoid: ask.avoid,
             is_served: ask.is_served,
         };

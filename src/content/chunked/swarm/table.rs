@@ -60,6 +60,10 @@ impl Chunked {
             if owner.id == swarm.neighbours.me.id {
                 return FromOwner::Here;
             }
+            // It is short, but a slow line may have much to carry before it.
+            if rank + 1 < owners.iter().count() && swarm.is_slow(owner.id) {
+                continue;
+            }
             let role = if rank == 0 { Role::Owner } else { Role::Deputy };
             match self.ask_for_table(*owner, role, (digest, blob_bytes)).await {
                 Ok(table) => return FromOwner::Said(table),
@@ -87,7 +91,7 @@ impl Chunked {
         let (length, body) = match answered.answer {
             Answer::Bytes { length, body, .. } => (length, body),
             Answer::Unknown => return Ok(None),
-            Answer::Refer { .. } | Answer::Busy { .. } | Answer::Failed { .. } => {
+            Answer::Refer { .. } | Answer::Busy { .. } | Answer::Pass | Answer::Failed { .. } => {
                 return Err(failed("the node could not give it".into()));
             }
         };

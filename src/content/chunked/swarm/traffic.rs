@@ -9,9 +9,11 @@ use crate::cluster::{
     wire::{self, Answered, Ask, PartBody, PartName},
 };
 
-/// What went to other nodes so far, and how many questions to them have ended how.
+/// What came to this node and went to others so far, and how many questions to them have ended how.
 #[derive(Debug, Default)]
 pub(super) struct Traffic {
+    /// From other nodes and from the storage.
+    came_bytes: AtomicU64,
     sent_bytes: AtomicU64,
     /// By [`Outcome`].
     asked: [AtomicU64; Outcome::COUNT],
@@ -37,7 +39,7 @@ impl Outcome {
         match answered {
             Ok(answered) if answered.node == to.id => match &answered.answer {
                 wire::Answer::Bytes { .. } => Self::Bytes,
-                wire::Answer::Refer { .. } => Self::Referred,
+                wire::Answer::Refer { .. } | wire::Answer::Pass => Self::Referred,
                 wire::Answer::Busy { .. } => Self::Busy,
                 wire::Answer::Unknown => Self::Unknown,
                 wire::Answer::Failed { .. } => Self::Failed,
@@ -78,6 +80,7 @@ impl Swarm {
             offset,
             hop: 0,
             load: 0,
+            rate: 0,
             avoid: Vec::new(),
             is_served: false,
             epoch: self.neighbours.members.view().epoch(),
@@ -96,6 +99,16 @@ impl Swarm {
 }
 
 impl Traffic {
+    /// Counts bytes of blobs that have come.
+    pub(super) fn came(&self, bytes: usize) {
+        self.came_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// How many that were so far.
+    pub(super) fn came_bytes(&self) -> u64 {
+        self.came_bytes.load(Ordering::Relaxed)
+    }
+
     /// Counts bytes of blobs that another node is sent.
     pub(super) fn sent(&self, bytes: u64) {
         self.sent_bytes.fetch_add(bytes, Ordering::Relaxed);
