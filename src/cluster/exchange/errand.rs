@@ -23,7 +23,7 @@ pub(super) struct Errand {
     pub(super) fruitless: u32,
     /// How often it was fetched in vain.
     pub(super) failures: u32,
-    /// How often what came from another node broke off, or was wrong.
+    /// How often another node could not get it, or what came from one broke off or was wrong.
     pub(super) breaks: u32,
     /// The rank of the owner that is asked.
     pub(super) rank: usize,
@@ -96,6 +96,10 @@ impl Source {
     }
 }
 
+/// What failed so often is asked of who comes after its owner, who fetches it anew: the owner may never get it, and all that
+/// it gives may be wrong. If each node fetched it instead, there would be as many copies as nodes.
+const BREAKS_MOST: u32 = 3;
+
 /// So many nodes are named at most as such that could not give it.
 const AVOIDED: usize = 16;
 
@@ -142,6 +146,14 @@ impl Errand {
     /// Whether it is fetched, or waits for its turn.
     pub(super) fn is_fetched(&self) -> bool {
         self.quest == Quest::FetchTurn || self.source.is_some_and(|source| source.from.is_none())
+    }
+
+    /// Notes that an attempt to get it from another node has failed.
+    pub(super) fn broke(&mut self) {
+        self.breaks += 1;
+        if self.breaks.is_multiple_of(BREAKS_MOST) {
+            self.pass_over_owner();
+        }
     }
 
     /// Asks who comes after its owner from now on; and after the last of those, nobody any more.

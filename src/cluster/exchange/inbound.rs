@@ -40,6 +40,20 @@ impl Exchange {
         }
     }
 
+    /// Answers a request for an item of which this node is still to learn how long it is: `None` if that has to be waited
+    /// for. Whoever asks may be who this node itself has asked, so that each would wait for the other.
+    pub fn asked_early(&mut self, incoming: &Incoming, now: Moment) -> Option<Reply> {
+        self.speeds.hear(incoming);
+        if self.passes_on(incoming.item, incoming.hop) {
+            self.counts.passed += 1;
+            return Some(Reply::Pass);
+        }
+        if self.errands.contains_key(&incoming.item) {
+            self.begin_for_others(incoming.item, (incoming.role, incoming.hop), now);
+        }
+        None
+    }
+
     /// Tells that a request has been answered to its end, or that whoever asked has gone.
     pub fn ask_ended(&mut self, ask: AskId, now: Moment) {
         let Some(Asked { incoming, is_served }) = self.asks.remove(&ask) else { return };

@@ -301,6 +301,52 @@ mod tests {
         assert_eq!(begin_from(&mut exchange, owner), None);
     }
 
+    #[test]
+    fn who_is_asked_for_what_it_has_asked_for_itself_fetches_it() {
+        let (mut exchange, owner) = with_an_owner();
+        let item = Item::part(&Digest::of(Algorithm::Sha256, b"a blob"), 0);
+        exchange.want(item, Need::Open, Moment::ZERO);
+        let asked = exchange.next_action();
+        assert!(matches!(asked, Some(Action::Ask { to, .. }) if to == owner), "{asked:?}");
+        let incoming = Incoming {
+            item,
+            from: owner,
+            role: Role::Deputy,
+            offset: 0,
+            hop: 0,
+            load: 0,
+            rate: 0,
+            avoid: Vec::new(),
+            is_served: false,
+        };
+        assert_eq!(exchange.asked_early(&incoming, Moment::ZERO), None);
+        fetch(&mut exchange);
+    }
+
+    #[test]
+    fn what_an_owner_cannot_get_again_and_again_is_fetched() {
+        let (mut exchange, owner) = with_an_owner();
+        let item = Item::part(&Digest::of(Algorithm::Sha256, b"a blob"), 0);
+        exchange.want(item, Need::Now, Moment::ZERO);
+        let mut now = Moment::ZERO;
+        let mut asked = 0;
+        loop {
+            match exchange.next_action() {
+                Some(Action::Ask { attempt, to, .. }) if to == owner => {
+                    asked += 1;
+                    exchange.answered(attempt, Answer::Failed, now);
+                }
+                Some(Action::Fetch { .. }) => break,
+                Some(other) => panic!("{other:?} is to be done"),
+                None => {
+                    now = exchange.deadline().expect("it is tried again");
+                    exchange.tick(now, |_| 0);
+                }
+            }
+        }
+        assert!(asked <= 9 && now < Moment::from_secs(10), "{asked} times, {now:?}");
+    }
+
     /// When what comes from an owner is given up, of which `come` says how much has come after so many milliseconds.
     fn given_up_after_ms(come: impl Fn(u128) -> u64) -> Option<u128> {
         let (mut exchange, owner) = with_an_owner();

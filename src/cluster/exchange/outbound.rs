@@ -19,10 +19,6 @@ const PAUSE_MOST: Duration = Duration::from_secs(2);
 /// What was fetched so often in vain cannot be had.
 const FAILURES_MOST: u32 = 3;
 
-/// What broke off or was wrong so often is asked of who comes after its owner, who fetches it anew: all that the owner gives
-/// may be wrong. If each node fetched it instead, there would be as many copies as nodes.
-const BREAKS_MOST: u32 = 3;
-
 const PAUSE_FIRST: Duration = Duration::from_millis(20);
 
 /// How much the last item counts for how long they usually take: one in so many.
@@ -90,7 +86,8 @@ impl Exchange {
             }
             Answer::Failed => {
                 errand.avoid(to);
-                self.failed(item, now);
+                errand.broke();
+                self.fruitless(item, now);
             }
             Answer::Dead => {
                 errand.avoid(to);
@@ -173,10 +170,7 @@ impl Exchange {
             }
             (Trouble::Broken, None) => self.failed(item, now),
             (Trouble::Broken | Trouble::Unknown | Trouble::Failed, Some(_)) => {
-                errand.breaks += 1;
-                if errand.breaks.is_multiple_of(BREAKS_MOST) {
-                    errand.pass_over_owner();
-                }
+                errand.broke();
                 self.fruitless(item, now);
             }
         }
@@ -336,7 +330,7 @@ impl Exchange {
         self.check_at(item, now + self.limits.check);
     }
 
-    /// Goes on after it could not be fetched, by this node or by who should have it.
+    /// Goes on after it could not be fetched by this node.
     fn failed(&mut self, item: Item, now: Moment) {
         let Some(errand) = self.errands.get_mut(&item) else { return };
         errand.failures += 1;

@@ -79,10 +79,16 @@ impl Chunked {
         {
             return Answer::Busy { after: OPENING };
         }
+        if let Some(early) = self.answer_early(&ask) {
+            return early;
+        }
         let blob_bytes = match self.length_for(&ask).await {
             Ok(Some(blob_bytes)) => blob_bytes,
             Ok(None) => return Answer::Unknown,
-            Err(Unknown::NotYet) => return Answer::Busy { after: OPENING / 4 },
+            Err(Unknown::NotYet) => {
+                let early = self.answer_early(&ask);
+                return early.unwrap_or(Answer::Busy { after: OPENING / 4 });
+            }
             Err(Unknown::For(error)) if error.is_not_found() => return Answer::Unknown,
             Err(Unknown::For(error)) => {
                 return Answer::Failed { is_retryable: error.is_retryable() };
@@ -119,6 +125,19 @@ impl Chunked {
             }
             Err(_failed) => Answer::Unknown,
         }
+    }
+
+    /// Answers a question for a part of a blob of unknown length, if that is known without it.
+    fn answer_early(self: &Arc<Self>, ask: &Ask) -> Option<Answer<Part>> {
+        let swarm = self.swarm.as_ref()?;
+        let is_known = ask.blob_bytes.is_some() || matches!(ask.part.kind, PartKind::Table);
+        if is_known || ask.role == Role::Holder {
+            return None;
+        }
+        let mut state = swarm.state();
+        let early = state.exchange.asked_early(&incoming(ask.clone()), swarm.now());
+        self.act(swarm, &mut state);
+        early.map(|_passed_on| Answer::Pass)
     }
 
     /// The length of the blob that is asked for. A holder knows it or does not have the part.
@@ -214,17 +233,7 @@ impl Chunked {
         state.asks.insert(id, reply);
         let wanted = state.wanted.get(&item);
         let received = wanted.map_or(0, |wanted| self.received_of(wanted));
-        let incoming = Incoming {
-            item,
-            from: ask.from,
-            role: ask.role,
-            offset: ask.offset,
-            hop: ask.hop,
-            load: ask.load,
-            rate: ask.rate,
-            avoid: ask.avoid,
-            is_served: ask.is_served,
-        };
+        let incoming = incoming(ask);
         let now = swarm.now();
         state.exchange.progressed(item, received);
         if stock == Stock::Nothing && self.arrivals.get(&digest).is_some() {
@@ -265,6 +274,21 @@ impl Chunked {
             PartKind::Part(_) if is_short(blob_bytes) => layout.indexes(0..blob_bytes).all(is_here),
             PartKind::Part(number) => is_here(ChunkIndex::new(number)),
         }
+    }
+}
+
+/// A question, as the exchange knows it.
+fn incoming(ask: Ask) -> Incoming {
+    Incoming {
+        item: ask.part.item(),
+        from: ask.from,
+        role: ask.role,
+        offset: ask.offset,
+        hop: ask.hop,
+        load: ask.load,
+        rate: ask.rate,
+        avoid: ask.avoid,
+        is_served: ask.is_served,
     }
 }
 
