@@ -182,7 +182,8 @@ impl<E> ChunkWriter<E> {
         }
     }
 
-    /// Forgets what was written and not published, because it is not what it should be.
+    /// Forgets what was written and not published, because it is not what it should be. Nodes that were offered it find
+    /// out themselves.
     pub fn take_back(&mut self) {
         self.written = self.published;
         if self.offered > self.published {
@@ -196,13 +197,6 @@ impl<E> ChunkWriter<E> {
         let (right_end, maybe_end) = (self.published, self.offered);
         let come = Come { block: Arc::clone(block), right_end, maybe_end };
         self.sender.send_replace(Progress::Partial(come));
-    }
-
-    /// Forgets all that was written, also what was published: it is not what it should be. Whoever waits goes on waiting;
-    /// who has read some of it has to find out by other means.
-    pub fn begin_again(&mut self) {
-        (self.written, self.published, self.offered) = (0, 0, 0);
-        self.sender.send_replace(Progress::Waiting);
     }
 
     fn write_checked(&mut self, bytes: &[u8]) -> io::Result<()> {

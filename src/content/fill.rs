@@ -2,8 +2,8 @@
 //!
 //! A fill belongs to nobody who reads it. It writes what comes into a spool, from which every reader takes what
 //! it wants at its own pace; it goes on when the last of them has gone, and becomes an object of the storage
-//! when its bytes hash to their digest. Until then the last bytes are kept back, so that no reader of wrong
-//! bytes sees a clean end.
+//! when its bytes hash to their digest. Until then the last bytes are kept back, of a short blob also those of each
+//! range, so that no reader of wrong bytes sees a clean end.
 
 use std::{
     collections::HashMap,
@@ -22,13 +22,18 @@ use tokio::sync::watch;
 
 use super::{Content, Error, Remote, intake::Written};
 use crate::{
+    cache::ChunkLayout,
     oci::{ByteRange, Digest},
     runtime::{Abandoned, FilePiece, Tasks},
     storage::{self, Fault, FileBytes, ObjectStream, Spool, SpoolWindow, layout},
 };
 
 /// Bytes at the end that nobody gets before all of them are verified.
-pub(super) const KEPT_BACK_BYTES: u64 = 4 << 10;
+const KEPT_BACK_BYTES: u64 = 4 << 10;
+
+/// A blob that has no more is here so soon that a range of it can wait for its end. Of a longer one, ranges are read by
+/// clients that read images lazily, while the rest comes for minutes.
+const SHORT_BYTES: u64 = ChunkLayout::BEGINNING_BYTES;
 
 /// A range that begins so far ahead of a fill does not wait for it: clients that read images lazily ask for
 /// bytes here and there. Several seconds of a fast line.
@@ -54,14 +59,11 @@ pub(super) enum Progress {
 }
 
 impl Progress {
-    /// Which bytes may be read, from the first.
-    const fn readable_bytes(&self) -> u64 {
+    /// Which bytes may be read, from the first; those from `open_end` on only when all are verified.
+    fn readable_bytes(&self, open_end: u64) -> u64 {
         match self {
             Self::Opening | Self::Failed(_) => 0,
-            Self::Running { size_bytes, written_bytes, .. } => {
-                let open_bytes = size_bytes.saturating_sub(KEPT_BACK_BYTES);
-                if *written_bytes < open_bytes { *written_bytes } else { open_bytes }
-            }
+            Self::Running { written_bytes, .. } => open_end.min(*written_bytes),
             Self::Verified { size_bytes, .. } => *size_bytes,
         }
     }
@@ -102,14 +104,14 @@ impl Fill {
                 .resolve(size_bytes)
                 .ok_or(Error::RangeOutside { digest: self.digest, size_bytes })?,
         };
-        let is_far =
-            range.start > self.progress.borrow().readable_bytes().saturating_add(FAR_BYTES);
+        let come_bytes = self.progress.borrow().readable_bytes(size_bytes);
+        let is_far = range.start > come_bytes.saturating_add(FAR_BYTES);
         if is_far && let Some(stream) = self.remote.open_range(&self.digest, range.clone()).await {
             return Ok(Content { size_bytes, range, bytes: stream.into() });
         }
         let window = spool.window(range.end - range.start).await?;
-        let reader =
-            Reader { digest: self.digest, progress: self.progress, window, range: range.clone() };
+        let kept_end = if size_bytes > SHORT_BYTES { size_bytes } else { range.end };
+        let reader = Reader::new(self, window, range.clone(), kept_end);
         Ok(Content { size_bytes, range, bytes: reader.stream().into() })
     }
 
@@ -127,17 +129,17 @@ impl Fill {
         Ok(self.begun().await?.1)
     }
 
-    /// Reads a range as it comes, which is all of it within the content.
+    /// Reads a range as it comes, which is all of it within the content, for who holds it against the digest.
     pub(super) async fn read(mut self, range: Range<u64>) -> Result<ObjectStream, Error> {
-        let (spool, _) = self.begun().await?;
+        let (spool, size_bytes) = self.begun().await?;
         let window = spool.window(range.end - range.start).await?;
-        Ok(Reader { digest: self.digest, progress: self.progress, window, range }.stream())
+        Ok(Reader::new(self, window, range, size_bytes).stream())
     }
 
     /// The same, to be sent without coming into this process.
     pub(super) async fn pieces(mut self, range: Range<u64>) -> Result<FilePieces, Error> {
-        let (spool, _) = self.begun().await?;
-        let reader = Reader { digest: self.digest, progress: self.progress, window: spool, range };
+        let (spool, size_bytes) = self.begun().await?;
+        let reader = Reader::new(self, spool, range, size_bytes);
         Ok(Box::pin(reader.file_bytes().map_ok(FileBytes::pieces).try_flatten()))
     }
 
@@ -176,6 +178,17 @@ struct Reader<W> {
     window: W,
     /// What has not been read yet.
     range: Range<u64>,
+    /// What lies behind is given when all of the blob is verified.
+    open_end: u64,
+}
+
+impl<W> Reader<W> {
+    /// Reads `range`. The last bytes before `end` are kept back.
+    fn new(fill: Fill, window: W, range: Range<u64>, end: u64) -> Self {
+        let Fill { digest, progress, .. } = fill;
+        let open_end = end.saturating_sub(KEPT_BACK_BYTES);
+        Self { digest, progress, window, range, open_end }
+    }
 }
 
 impl Reader<Spool> {
@@ -218,13 +231,13 @@ impl Reader<SpoolWindow> {
 impl<W> Reader<W> {
     /// Waits until there is a byte to read. Returns where those end that can be read.
     async fn readable(&mut self) -> Result<u64, Error> {
-        let start = self.range.start;
+        let (start, open_end) = (self.range.start, self.open_end);
         let is_ready = |progress: &Progress| {
-            progress.readable_bytes() > start || matches!(progress, Progress::Failed(_))
+            progress.readable_bytes(open_end) > start || matches!(progress, Progress::Failed(_))
         };
         match &*self.progress.wait_for(is_ready).await.map_err(|_gone| Abandoned)? {
             Progress::Failed(error) => Err(Error::Fill(Arc::clone(error))),
-            other => Ok(other.readable_bytes()),
+            other => Ok(other.readable_bytes(open_end)),
         }
     }
 }

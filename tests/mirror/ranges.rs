@@ -62,9 +62,9 @@ async fn several_ranges_of_a_blob_that_is_not_held_come_in_one_body() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_range_that_has_come_waits_for_nothing_else() {
+async fn a_range_of_a_long_blob_that_has_come_waits_for_nothing_else() {
     let mirror = Mirror::start(Backend::Directory, "").await;
-    let image = mirror.put_image("v1", 2 * MIB);
+    let image = mirror.put_image("v1", 9 * MIB);
     let path = image.layer_path();
     mirror.upstream.script(Script::new(Fault::StallAfter(MIB)).times(1));
     let part = mirror.get_range(&path, "bytes=1000-500000").await;
@@ -73,7 +73,7 @@ async fn a_range_that_has_come_waits_for_nothing_else() {
     // This one is to come.
     let end = mirror.get_range(&path, "bytes=-1000").await;
     mirror.upstream.release();
-    assert_eq!(read(end).await, (206, image.layer_bytes.slice(2 * MIB - 1000..)));
+    assert_eq!(read(end).await, (206, image.layer_bytes.slice(9 * MIB - 1000..)));
     assert_eq!(mirror.asked("GET", &path), 1);
 }
 

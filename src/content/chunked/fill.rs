@@ -14,11 +14,14 @@ use super::{
 use crate::{
     cache::{ChunkLayout, ChunkWriter, Look, Purpose},
     cluster::exchange::Need,
-    content::{ChunkTable, fill::KEPT_BACK_BYTES, hash::HashPipeline},
+    content::{ChunkTable, hash::HashPipeline},
     oci::{ByteRange, Digest},
     runtime::Permit,
     storage::{Error, ObjectMeta, Opened, layout},
 };
+
+/// How often a short blob is fetched whose bytes are not the right ones.
+const SHORT_ATTEMPTS: usize = 3;
 
 /// A chunk to be filled.
 pub(super) type Fill = (Place, ChunkWriter<Error>);
@@ -158,17 +161,31 @@ impl Chunked {
     async fn fill_whole(self: Arc<Self>, fills: Vec<Fill>, mut source: Source) {
         let Some((first, _)) = fills.first() else { return };
         let mut short = ShortFill::new(&self, (first.key.digest, first.blob_bytes), fills);
-        match self.fill_short(&mut short, &mut source).await {
-            Ok(()) => match self.verify_short(&mut short).await {
-                Ok(table) => self.keep_short(short, table).await,
-                Err(error) => short.fail(&error),
-            },
+        match self.fetch_short(&mut short, &mut source).await {
+            Ok(table) => self.keep_short(short, table).await,
             Err(error) => short.fail(&error),
         }
     }
 
-    /// Writes what comes of a short blob into its chunks. As it comes, other nodes can read all of it; without other nodes,
-    /// clients can read all but the last bytes.
+    /// Fetches a short blob until its bytes are the right ones: they may have been damaged on the way.
+    async fn fetch_short(
+        &self,
+        short: &mut ShortFill,
+        source: &mut Source,
+    ) -> Result<ChunkTable, Error> {
+        let mut attempts = 1;
+        loop {
+            self.fill_short(short, source).await?;
+            match self.verify_short(short).await {
+                Err(_) if attempts < SHORT_ATTEMPTS => attempts += 1,
+                verified => return verified,
+            }
+            source.jump_to(0);
+        }
+    }
+
+    /// Writes what comes of a short blob into its chunks. Other nodes can read it as it comes; clients when all of it was
+    /// found right ([`Chunked::keep_short`]).
     ///
     /// # Cancel safety
     /// What has come is not lost: the rest can be had from another source.
@@ -194,7 +211,6 @@ impl Chunked {
                 None => short.blob_bytes,
             };
             let bytes = source.next(next_end - position).await?;
-            let open_end = source.position().min(short.blob_bytes.saturating_sub(KEPT_BACK_BYTES));
             let fill = short.fill_at(position).filter(|(place, _)| place.range.start <= position);
             if let Some((place, writer)) = fill {
                 if place.range.start == position {
@@ -202,10 +218,7 @@ impl Chunked {
                 }
                 writer.write(&bytes).map_err(failed)?;
                 if self.is_in_cluster() {
-                    // It may be another node's fault, and clients shall not know.
                     writer.offer();
-                } else {
-                    writer.publish(open_end.saturating_sub(place.range.start));
                 }
             }
             short.come.store(source.position(), Ordering::Relaxed);
@@ -278,7 +291,7 @@ impl ShortFill {
 
     /// Forgets what has come, because it is not what it should be. The pipeline is one that has seen nothing.
     fn begin_again(&mut self) {
-        self.fills.iter_mut().for_each(|(_, writer)| writer.begin_again());
+        self.fills.iter_mut().for_each(|(_, writer)| writer.take_back());
         self.come.store(0, Ordering::Relaxed);
     }
 

@@ -97,8 +97,6 @@ pub(super) struct Reader {
     current: Option<Current>,
     pace: Pace,
     audience: Audience,
-    /// Whether it was given anything yet.
-    has_begun: bool,
     /// Counted as long as it is there.
     _counted: Arc<()>,
 }
@@ -110,16 +108,21 @@ enum Audience {
     Client,
     /// Another node, which finds out itself. It is given what comes at once: else each node on the way from the storage
     /// would wait for a whole part that can be checked.
-    Node,
+    Node {
+        /// Whether it was given anything yet.
+        has_begun: bool,
+    },
 }
 
-/// What can be said of the bytes that somebody was given before the rest of them failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Trust {
-    /// The rest may come from somewhere else.
-    Right,
-    /// The rest must not come to a good end.
-    MayBeWrong,
+impl Audience {
+    /// Whether what does not come may be had from somewhere else. Not the rest of what may be wrong: that must not come
+    /// to a good end.
+    const fn may_turn_elsewhere(self) -> bool {
+        match self {
+            Self::Client => true,
+            Self::Node { has_begun } => !has_begun,
+        }
+    }
 }
 
 /// The chunk that is being read.
@@ -160,14 +163,14 @@ impl Reader {
             current: None,
             pace,
             audience: Audience::Client,
-            has_begun: false,
             _counted: counted,
         }
     }
 
     /// The way of another node.
     pub(super) fn for_node(chunked: Arc<Chunked>, digest: Digest, part: (u64, Range<u64>)) -> Self {
-        Self { audience: Audience::Node, ..Self::new(chunked, digest, part) }
+        let audience = Audience::Node { has_begun: false };
+        Self { audience, ..Self::new(chunked, digest, part) }
     }
 
     /// The next piece, when it is in memory.
@@ -194,7 +197,9 @@ impl Reader {
             }
         };
         self.range.start += piece.len();
-        self.has_begun = true;
+        if let Audience::Node { has_begun } = &mut self.audience {
+            *has_begun = true;
+        }
         self.pace.give(piece.len());
         Ok(Some(piece))
     }
@@ -208,7 +213,7 @@ impl Reader {
         };
         self.look_ahead(index);
         let offset = self.range.start - current.place.range.start;
-        let found = current.find(&self.chunked, (offset, self.audience), self.trust()).await?;
+        let found = current.find(&self.chunked, offset, self.audience).await?;
         let place = current.place.clone();
         self.current = Some(current);
         Ok((place, found))
@@ -251,16 +256,6 @@ impl Reader {
     fn place(&self, index: ChunkIndex) -> Place {
         Place::of(self.digest, (index, self.layout), self.blob_bytes)
     }
-
-    /// What can be said of the bytes that it was given.
-    fn trust(&self) -> Trust {
-        let is_short = self.blob_bytes <= ChunkLayout::BEGINNING_BYTES;
-        let is_checked = match self.audience {
-            Audience::Client => !is_short || self.chunked.is_in_cluster(),
-            Audience::Node => false,
-        };
-        if is_checked || !self.has_begun { Trust::Right } else { Trust::MayBeWrong }
-    }
 }
 
 impl State {
@@ -279,8 +274,8 @@ impl Current {
     async fn find(
         &mut self,
         chunked: &Arc<Chunked>,
-        (offset, audience): (u64, Audience),
-        trust: Trust,
+        offset: u64,
+        audience: Audience,
     ) -> Result<Option<(Arc<Block>, u64)>, Error> {
         if let State::Gone = self.state {
             match chunked.pond.get(&self.place.key) {
@@ -299,12 +294,12 @@ impl Current {
             let State::Near(chunk, begun) = &mut self.state else { return Ok(None) };
             let come = match audience {
                 Audience::Client => chunk.readable(offset).await,
-                Audience::Node => chunk.passable(offset).await,
+                Audience::Node { .. } => chunk.passable(offset).await,
             };
             let found = match come {
                 Ok(found) => found,
                 // What made it fail may have been over before this reader came.
-                Err(_) if matches!(begun, Begun::Before(_)) && trust == Trust::Right => {
+                Err(_) if matches!(begun, Begun::Before(_)) && audience.may_turn_elsewhere() => {
                     let (chunk, _) = chunked.chunk(self.place.clone());
                     self.state = State::Near(chunk, Begun::Now);
                     continue;
