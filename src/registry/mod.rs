@@ -31,7 +31,9 @@ pub use error::Error;
 pub use links::LinkKind;
 pub use manifests::StoredManifest;
 pub use metrics::register as register_metrics;
-pub use mirror::{Freshness, Mirrored, ServedManifest};
+pub use mirror::{
+    Answer as MirrorAnswer, Freshness, Mirrored, Question as MirrorQuestion, ServedManifest,
+};
 pub use place::Place;
 pub use purge::run as run_purges;
 pub use referrers::ReferrersPage;

@@ -26,12 +26,16 @@ mod image;
 mod link;
 #[path = "../fuzz/checks/manifest.rs"]
 mod manifest;
+#[path = "../fuzz/checks/mirror_words.rs"]
+mod mirror_words;
 #[path = "../fuzz/checks/name.rs"]
 mod name;
 #[path = "../fuzz/checks/node_words.rs"]
 mod node_words;
 #[path = "../fuzz/checks/pattern.rs"]
 mod pattern;
+#[path = "../fuzz/checks/peer_answer.rs"]
+mod peer_answer;
 #[path = "../fuzz/checks/peer_request.rs"]
 mod peer_request;
 #[path = "../fuzz/checks/quota.rs"]
@@ -68,9 +72,11 @@ replay_each! {
     images_hold: "image" => |seed| image::check(text(seed));
     links_hold: "link" => |seed| link::check(text(seed));
     manifests_hold: "manifest" => manifest::check;
+    mirror_words_hold: "mirror_words" => mirror_words::check;
     names_hold: "name" => |seed| name::check(text(seed));
     node_words_hold: "node_words" => |seed| node_words::check(text(seed));
     patterns_hold: "pattern" => |seed| pattern::check(text(seed));
+    peer_answers_hold: "peer_answer" => |seed| peer_answer::check(text(seed));
     peer_requests_hold: "peer_request" => |seed| peer_request::check(text(seed));
     quotas_hold: "quota" => |seed| quota::check(text(seed));
     ranges_hold: "range" => |seed| range::check(text(seed));

@@ -121,7 +121,10 @@ impl<B> Answer<B> {
 
 impl Answer<()> {
     /// Understands the head of the answer to who asked from `offset` on.
-    pub(super) fn parse<T>(head: &Response<T>, offset: u64) -> Result<Self, InvalidMessage> {
+    ///
+    /// # Errors
+    /// If it is none.
+    pub fn parse<T>(head: &Response<T>, offset: u64) -> Result<Self, InvalidMessage> {
         let fields = Fields::of_answer(head.headers())?;
         let number = "a number";
         match head.status() {
@@ -167,7 +170,10 @@ impl CallAnswer {
     }
 
     /// Understands the head of an answer; what it answers is still to be read.
-    pub(super) fn parse<T>(head: &Response<T>) -> Result<Self, InvalidMessage> {
+    ///
+    /// # Errors
+    /// If it is none.
+    pub fn parse<T>(head: &Response<T>) -> Result<Self, InvalidMessage> {
         let fields = Fields::of_answer(head.headers())?;
         match head.status() {
             StatusCode::OK => Ok(Self::Answered(Bytes::new())),

@@ -34,7 +34,7 @@ use metrics::MirrorMetrics;
 pub(super) use others::MIRROR;
 use others::Others;
 use tags::Tags;
-pub(super) use words::Question;
+pub use words::{Answer, Question};
 
 /// Digests that are remembered at once as asked for. An entry is about 300 bytes.
 const KNOWN_DIGESTS: u64 = 100_000;

@@ -30,7 +30,7 @@ pub(in crate::registry) enum Wish {
 
 /// A wish, and where it is to be fulfilled.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(in crate::registry) struct Question {
+pub struct Question {
     /// The other registry, by its name in the configuration.
     pub(in crate::registry) upstream: String,
     /// The repository there.
@@ -95,7 +95,7 @@ pub(super) enum Said {
 
 /// The answer to a question.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Answer {
+pub struct Answer {
     pub(super) said: Said,
     /// Whether the other registry gave something a moment ago.
     pub(super) is_heard: bool,
@@ -110,7 +110,9 @@ struct WrittenAnswer<S> {
 }
 
 impl Question {
-    pub(in crate::registry) fn encode(&self) -> Bytes {
+    /// Its written form.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
         let (wish, of) = match &self.wish {
             Wish::Tag(tag) => ("tag", tag.to_string()),
             Wish::Manifest(digest) => ("manifest", digest.to_string()),
@@ -124,7 +126,11 @@ impl Question {
         json(&WrittenQuestion { upstream, repository, wish, of: &of }).into()
     }
 
-    pub(in crate::registry) fn decode(text: &[u8]) -> Result<Self, InvalidWords> {
+    /// The question that was written as `text`.
+    ///
+    /// # Errors
+    /// If that means nothing here.
+    pub fn decode(text: &[u8]) -> Result<Self, InvalidWords> {
         let written: WrittenQuestion<'_> =
             serde_json::from_slice(text).map_err(|_| InvalidWords)?;
         let digest = || written.of.parse().map_err(|_| InvalidWords);
@@ -145,7 +151,8 @@ impl Question {
 
 impl Answer {
     /// Its written form: a line of JSON, and the manifest as it is.
-    pub(super) fn encode(&self) -> Bytes {
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
         let mut form =
             BytesMut::from(&*json(&WrittenAnswer { said: &self.said, heard: self.is_heard }));
         form.extend_from_slice(b"\n");
@@ -154,7 +161,8 @@ impl Answer {
     }
 
     /// The answer that was written as `form`; nothing if that means nothing here.
-    pub(super) fn decode(form: &Bytes) -> Option<Self> {
+    #[must_use]
+    pub fn decode(form: &Bytes) -> Option<Self> {
         // No line of JSON has a line break within.
         let end = form.iter().position(|byte| *byte == b'\n')?;
         let WrittenAnswer { said, heard } = serde_json::from_slice(&form[..end]).ok()?;
