@@ -9,16 +9,17 @@ SECRET_KEY = "millpond-test-secret"
 
 
 class Minio:
-    """One server; every store gets a bucket of its own in it."""
+    """One server; every store gets a bucket of its own in it. It is at a free port of loopback, if it is not told
+    where, and started by what the command begins with, if that is more than its name."""
 
-    def __init__(self, folder):
-        self.address = f"127.0.0.1:{free_port()}"
+    def __init__(self, folder, address=None, command_begin=()):
+        self.address = address or f"127.0.0.1:{free_port()}"
         environment = clean_environment(
             MINIO_ROOT_USER=ACCESS_KEY, MINIO_ROOT_PASSWORD=SECRET_KEY,
             MINIO_BROWSER="off", MINIO_UPDATE="off")
         self._data = folder / "data"
         self._data.mkdir()
-        command = [parts.path("minio"), "server", "--quiet", "--address", self.address, self._data]
+        command = [*command_begin, parts.path("minio"), "server", "--quiet", "--address", self.address, self._data]
         self._daemon = Daemon("minio", command, folder, environment)
         self._buckets = 0
 

@@ -31,6 +31,8 @@ DEBIAN_PROGRAMS = {
     "openssl": "openssl",
     "strace": "strace",
     "valgrind": "valgrind",
+    # Network namespaces, and lines between them (`tc` comes with it).
+    "iproute2": "ip",
 }
 # Headers have no program to look for: a file stands for the package.
 DEBIAN_FILES = {"libc6-dev": "/usr/include/stdio.h"}

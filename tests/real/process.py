@@ -84,6 +84,11 @@ class Daemon:
         """Its process while it runs."""
         return self._child.pid
 
+    @property
+    def is_started(self):
+        """Whether it was started, and neither stopped nor killed since."""
+        return self._child is not None
+
     def start(self, ready):
         """Starts it and waits until `ready()` is true."""
         assert self._child is None, f"{self.name} is running"
@@ -119,6 +124,10 @@ class Daemon:
         os.killpg(self._child.pid, signal.SIGKILL)
         self._child.wait(STOP_SECONDS)
         self._child = None
+
+    def send(self, number):
+        """Sends it a signal."""
+        self._child.send_signal(number)
 
     def last_words(self, lines=12):
         """The end of its log."""

@@ -10,13 +10,14 @@ HELD_SECONDS = 60
 
 
 class Relay:
-    """Passes connections to `target` on, byte for byte, both ways."""
+    """Passes connections to `target` on, byte for byte, both ways; at a free port of loopback, if it is not told
+    where."""
 
-    def __init__(self, target):
-        host, _, port = target.rpartition(":")
-        self._target = (host, int(port))
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+    def __init__(self, target, address="127.0.0.1:0"):
+        self._target = _parsed(target)
+        self._listener = socket.create_server(_parsed(address))
+        host, port = self._listener.getsockname()
+        self.address = f"{host}:{port}"
         self._changed = threading.Condition()
         # Both ends of each connection, and how much may still come from the target; None for all.
         self._connections = set()
@@ -60,6 +61,14 @@ class Relay:
             _close(pair)
         self.release()
 
+    def asked(self, _pair, data):
+        """What is passed on of some bytes from a client."""
+        return data
+
+    def answered(self, _pair, data):
+        """What is passed on of some bytes from the target."""
+        return data
+
     def _accept(self):
         while True:
             try:
@@ -71,6 +80,9 @@ class Relay:
             except OSError:
                 client.close()
                 continue
+            for end in pair:
+                # Otherwise the end of an answer waits for a receipt of what came before it.
+                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with self._changed:
                 self._connections.add(pair)
             for copy in (self._forth, self._back):
@@ -86,11 +98,12 @@ class Relay:
     def _forth(self, pair):
         client, server = pair
         while data := client.recv(READ_BYTES):
-            server.sendall(data)
+            server.sendall(self.asked(pair, data))
 
     def _back(self, pair):
         client, server = pair
         while data := server.recv(READ_BYTES):
+            data = self.answered(pair, data)
             while data:
                 count = self._may_pass(len(data), pair)
                 client.sendall(data[:count])
@@ -108,6 +121,11 @@ class Relay:
             self._left -= count
             self._changed.notify_all()
             return count
+
+
+def _parsed(address):
+    host, _, port = address.rpartition(":")
+    return host, int(port)
 
 
 def _close(pair):
