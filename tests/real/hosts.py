@@ -9,12 +9,16 @@ import atexit
 import contextlib
 import ctypes
 import os
+import pathlib
 import subprocess
 import threading
 
 import parts
 from process import run
 
+# Followed by the number of the process that has made it.
+PREFIX = "millpond-real-"
+NAMESPACES = pathlib.Path("/run/netns")
 SUBNET = "10.78.0"
 STORAGE_NUMBER = 254
 MIDDLE, HALVES = "middle", ("left", "right")
@@ -36,7 +40,7 @@ class Host:
 
     def enter_command(self):
         """What a command begins with that is to run there: it becomes that command."""
-        return [parts.path("nsenter"), f"--net={_path(self.namespace)}"]
+        return [parts.path("nsenter"), f"--net={NAMESPACES / self.namespace}"]
 
     def call(self, function, *arguments):
         """Calls the function there, and returns what it returns or raises what it raises. Threads that it begins
@@ -59,7 +63,7 @@ class Host:
 
     def enter(self):
         """The calling thread is there from now on."""
-        descriptor = os.open(_path(self.namespace), os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(NAMESPACES / self.namespace, os.O_RDONLY | os.O_CLOEXEC)
         try:
             if LIBC.setns(descriptor, CLONE_NEWNET) != 0:
                 raise OSError(ctypes.get_errno(), f"cannot enter {self.namespace}")
@@ -71,7 +75,7 @@ class Network:
     """A switch, a host for the storage, and so many others."""
 
     def __init__(self, count, rate):
-        prefix = f"millpond-real-{os.getpid()}"
+        prefix = f"{PREFIX}{os.getpid()}"
         self.rate = rate
         self.switch = Host(prefix, "switch", 0, None)
         self.storage = Host(prefix, "storage", STORAGE_NUMBER, MIDDLE)
@@ -80,6 +84,7 @@ class Network:
 
     def start(self):
         """Makes it; nothing is left of it after `stop`."""
+        _remove_left_behind()
         # However this program ends, short of a kill.
         atexit.register(self.stop)
         try:
@@ -94,7 +99,7 @@ class Network:
         """Removes it. Whatever ran there must be stopped."""
         while self._made:
             # A line goes with either of its ends.
-            subprocess.run([parts.path("ip"), "netns", "delete", self._made.pop()], check=False)
+            _remove(self._made.pop())
         atexit.unregister(self.stop)
 
     def limit(self, host, rate):
@@ -161,8 +166,16 @@ def _ip(*command):
     run(parts.path("ip"), *command)
 
 
-def _path(namespace):
-    return f"/run/netns/{namespace}"
+def _remove(namespace):
+    subprocess.run([parts.path("ip"), "netns", "delete", namespace], check=False)
+
+
+def _remove_left_behind():
+    """Of programs that were killed. What ran there was killed with them."""
+    for path in NAMESPACES.glob(f"{PREFIX}*"):
+        process = path.name.removeprefix(PREFIX).partition("-")[0]
+        if not os.path.exists(f"/proc/{process}"):
+            _remove(path.name)
 
 
 def _joint(half):
