@@ -138,6 +138,11 @@ impl Errand {
         self.quest == Quest::FetchTurn && self.source.is_none()
     }
 
+    /// Whether it comes from that node.
+    pub(super) fn comes_from(&self, node: NodeId) -> bool {
+        self.source.is_some_and(|source| source.from == Some(node))
+    }
+
     /// Whether it takes a place in the window of this node's readers.
     pub(super) fn is_in_window(&self) -> bool {
         self.need.is_some() && self.quest != Quest::Queued && !self.is_stalled

@@ -249,7 +249,7 @@ impl Exchange {
         let Some(errand) = self.errands.get_mut(&item) else { return };
         while !errand.candidates.is_empty() {
             let peer = errand.candidates.remove(0);
-            if self.breakers.allows(peer.id, now) {
+            if self.breakers.allows(peer.id, now) && !errand.comes_from(peer.id) {
                 return self.ask(item, peer, Role::Holder, now);
             }
             errand.avoid(peer.id);
@@ -259,6 +259,11 @@ impl Exchange {
 
     fn ask(&mut self, item: Item, to: Peer, role: Role, now: Moment) {
         let Some(errand) = self.errands.get_mut(&item) else { return };
+        if errand.comes_from(to.id) {
+            // It would only begin anew with what it sends already.
+            errand.quest = Quest::Idle;
+            return self.check_later(item, now);
+        }
         self.last_attempt += 1;
         let number = self.last_attempt;
         errand.quest = Quest::Asking { number, to: to.id, role };

@@ -153,7 +153,7 @@ impl Chunked {
                 filled.map_err(|error| (error, Trouble::Broken))?;
                 self.finish_whole(&mut filling).await.map_err(|error| (error, Trouble::Lost))
             }
-            Filling::Unopened(_) | Filling::Over => Ok(()),
+            Filling::Unopened(..) | Filling::Over => Ok(()),
         }
     }
 
@@ -252,7 +252,7 @@ impl Chunked {
         let digest = part.digest;
         let mut filling = slot.lock().await;
         let mut source = None;
-        if matches!(*filling, Filling::Unopened(_)) {
+        if matches!(*filling, Filling::Unopened(..)) {
             let (blob_bytes, opened) = self.open_first(part).await?;
             self.open_filling(&mut filling, digest, blob_bytes).await;
             source = opened;
@@ -279,7 +279,7 @@ impl Chunked {
                 self.fill_short(short, &mut source).await?;
                 self.finish_whole(&mut filling).await
             }
-            Filling::Unopened(_) | Filling::Over => Ok(()),
+            Filling::Unopened(..) | Filling::Over => Ok(()),
         }
     }
 

@@ -24,8 +24,9 @@ pub(super) type Come = Arc<AtomicU64>;
 /// Where the bytes of a part go.
 #[derive(Debug)]
 pub(super) enum Filling {
-    /// Nobody knows yet how long the blob is; whoever waits for that is told.
-    Unopened(oneshot::Sender<Result<u64, Error>>),
+    /// Nobody knows yet how long the blob is; whoever waits for that is told. If it is short, its bytes are counted as
+    /// those of any other.
+    Unopened(oneshot::Sender<Result<u64, Error>>, Come),
     /// Into a chunk.
     Chunk(Box<Fill>),
     /// Into the chunks of a short blob, as far as they are missing.
@@ -38,7 +39,7 @@ impl Filling {
     /// Tells whoever waits why nothing more comes.
     pub(super) fn fail(self, error: &Error) {
         match self {
-            Self::Unopened(waiting) => {
+            Self::Unopened(waiting, _) => {
                 let _nobody_may_wait = waiting.send(Err(error.clone()));
             }
             Self::Chunk(fill) => fill.1.fail(error.clone()),
@@ -51,7 +52,8 @@ impl Filling {
     pub(super) fn come(&self) -> Come {
         match self {
             Self::Short(short) => Arc::clone(&short.come),
-            Self::Unopened(_) | Self::Chunk(_) | Self::Over => Come::default(),
+            Self::Unopened(_, come) => Arc::clone(come),
+            Self::Chunk(_) | Self::Over => Come::default(),
         }
     }
 
@@ -64,7 +66,7 @@ impl Filling {
         match self {
             Self::Chunk(fill) => vec![*fill],
             Self::Short(short) => short.into_fills(),
-            Self::Unopened(_) | Self::Over => Vec::new(),
+            Self::Unopened(..) | Self::Over => Vec::new(),
         }
     }
 }
@@ -138,17 +140,18 @@ impl Chunked {
         digest: Digest,
         blob_bytes: u64,
     ) {
-        if !matches!(filling, Filling::Unopened(_)) {
-            return;
-        }
-        let opened = if blob_bytes == 0 {
+        let Filling::Unopened(_, come) = &*filling else { return };
+        let mut opened = if blob_bytes == 0 {
             Filling::Over
         } else {
             self.filling_for_others(&first_part(digest), blob_bytes).unwrap_or(Filling::Over)
         };
+        if let Filling::Short(short) = &mut opened {
+            short.come = Arc::clone(come);
+        }
         // Only now: whoever knows the length may read, and what nobody fills would be fetched once more for that.
         self.lengths.insert(digest, blob_bytes).await;
-        if let Filling::Unopened(waiting) = std::mem::replace(filling, opened) {
+        if let Filling::Unopened(waiting, _) = std::mem::replace(filling, opened) {
             let _nobody_may_wait = waiting.send(Ok(blob_bytes));
         }
     }

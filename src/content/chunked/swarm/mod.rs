@@ -151,7 +151,7 @@ impl Chunked {
     ) -> Result<u64, Error> {
         let (opened, length) = oneshot::channel();
         let part = filling::first_part(digest);
-        self.want(swarm, (part, Need::Open), Filling::Unopened(opened));
+        self.want(swarm, (part, Need::Open), Filling::Unopened(opened, Come::default()));
         match length.await {
             Ok(length) => length,
             // It was on its way for others, who know how long it is.
