@@ -13,8 +13,9 @@ const BEHIND_SHARE: u64 = 2;
 /// What comes at less than one in so many of that speed may have a slow owner.
 const SLOW_SHARE: u64 = 4;
 
-/// What comes is to be one in so many of what this node's line has carried, at least.
-const FAIR_SHARE: u64 = 2;
+/// What comes is to be one in so many of what this node's line has carried, at least. It is less than all of it where many
+/// get the same from one other node.
+const FAIR_SHARE: u64 = 8;
 
 /// Longest pause before the first look at what comes.
 const CHECK_MOST: Duration = Duration::from_secs(2);

@@ -320,6 +320,11 @@ mod tests {
             is_served: false,
         };
         assert_eq!(exchange.asked_early(&incoming, Moment::ZERO), None);
+        let cancelled = exchange.next_action();
+        assert!(
+            matches!(cancelled, Some(Action::Cancel { .. })),
+            "{cancelled:?}: it would wait for who waits for it"
+        );
         fetch(&mut exchange);
     }
 

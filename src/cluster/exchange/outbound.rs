@@ -285,6 +285,10 @@ impl Exchange {
         if errand.is_fetched() {
             return;
         }
+        // Else it might be answered with bytes, which come from a node that waits for this one.
+        if let Quest::Asking { number, .. } = errand.quest {
+            self.actions.push_back(Action::Cancel { attempt: Attempt { item, number } });
+        }
         errand.quest = Quest::FetchTurn;
         if errand.need == Some(Need::Open) || self.incoming.contains(&item) {
             return self.begin_fetch(item, now);
