@@ -3,13 +3,16 @@
 use std::{
     io,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
 use bytes::Bytes;
+use futures_util::stream;
 use http::{Response, header};
 use http_body::{Body, Frame};
-use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
+use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
+use tokio::sync::watch;
 
 /// What the server answers with.
 pub(crate) type ServerBody = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
@@ -40,6 +43,75 @@ pub(crate) async fn flipped(
     }
     let body = Full::new(Bytes::from(bytes)).map_err(|never| match never {}).boxed_unsync();
     Ok(Response::from_parts(head, body))
+}
+
+/// Where bodies wait until all may go on.
+#[derive(Debug, Default)]
+pub(crate) struct Gate {
+    held: watch::Sender<usize>,
+    is_open: watch::Sender<bool>,
+}
+
+impl Gate {
+    /// Waits until so many bodies are held back.
+    pub(crate) async fn until_held(&self, bodies: usize) {
+        let held = self.held.subscribe().wait_for(|held| *held >= bodies).await.map(drop);
+        held.expect("the gate is there");
+    }
+
+    /// Lets everything go on, also what comes later.
+    pub(crate) fn open(&self) {
+        self.is_open.send_replace(true);
+    }
+
+    /// Has a body wait after its first `free_bytes`.
+    pub(crate) async fn hold(
+        self: &Arc<Self>,
+        answer: Response<ServerBody>,
+        free_bytes: u64,
+    ) -> io::Result<Response<ServerBody>> {
+        let (mut head, body) = answer.into_parts();
+        let mut rest = body.collect().await.map_err(io::Error::other)?.to_bytes();
+        head.headers.insert(header::CONTENT_LENGTH, rest.len().into());
+        let free = usize::try_from(free_bytes).unwrap_or(usize::MAX).min(rest.len());
+        let first = rest.split_to(free);
+        let frames = stream::unfold((0, Arc::clone(self)), move |(turn, gate)| {
+            let (first, rest) = (first.clone(), rest.clone());
+            async move {
+                match turn {
+                    0 => Some((Ok(Frame::data(first)), (1, gate))),
+                    1 => {
+                        gate.pass().await;
+                        Some((Ok(Frame::data(rest)), (2, gate)))
+                    }
+                    _ => None,
+                }
+            }
+        });
+        Ok(Response::from_parts(head, StreamBody::new(frames).boxed_unsync()))
+    }
+
+    async fn pass(&self) {
+        let _held = Held::one(&self.held);
+        let opened = self.is_open.subscribe().wait_for(|is_open| *is_open).await.map(drop);
+        opened.expect("the gate is there");
+    }
+}
+
+/// A body that is held back, until this is dropped.
+struct Held<'g>(&'g watch::Sender<usize>);
+
+impl<'g> Held<'g> {
+    fn one(held: &'g watch::Sender<usize>) -> Self {
+        held.send_modify(|held| *held += 1);
+        Self(held)
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|held| *held -= 1);
+    }
 }
 
 /// Has the body break off after `left_bytes`.

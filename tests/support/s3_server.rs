@@ -27,6 +27,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, server::conn::http1};
@@ -41,7 +42,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use s3_bodies::{ServerBody, cut, flipped, shortened};
+use s3_bodies::{Gate, ServerBody, cut, flipped, shortened};
 use s3_objects::{OtherRange, S3Objects};
 
 const BUCKET: &str = "pond";
@@ -73,6 +74,7 @@ struct State {
     service: S3Service,
     log: Mutex<Vec<Seen>>,
     injections: Mutex<Vec<Injection>>,
+    gate: Arc<Gate>,
 }
 
 struct Seen {
@@ -93,6 +95,8 @@ pub(crate) enum Action {
     Reset,
     /// Carried out, but the body of the answer breaks off after so many bytes.
     CutBody(u64),
+    /// Carried out, but of the body no more than so many bytes come until [`S3Server::release`].
+    HoldBody(u64),
     /// Carried out, but the answer has no more than so many bytes, and says so in its `Content-Length` alone.
     ShortBody(u64),
     /// Carried out, but a bit of this byte of the body is another, or of the last one.
@@ -177,8 +181,8 @@ impl S3Server {
         let objects = S3Objects::new(directory.path(), Arc::clone(&shows_uploads));
         let mut builder = S3ServiceBuilder::new(objects);
         builder.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
-        let (log, injections) = Default::default();
-        let state = Arc::new(State { service: builder.build(), log, injections });
+        let (log, injections, gate) = Default::default();
+        let state = Arc::new(State { service: builder.build(), log, injections, gate });
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("a bound port");
         let endpoint = format!("http://{address}");
@@ -259,6 +263,16 @@ impl S3Server {
         lock(&self.state.injections).push(injection);
     }
 
+    /// Waits until it holds so many bodies back, as [`Action::HoldBody`] says.
+    pub(crate) async fn until_held(&self, bodies: usize) {
+        self.state.gate.until_held(bodies).await;
+    }
+
+    /// Holds nothing back any more.
+    pub(crate) fn release(&self) {
+        self.state.gate.open();
+    }
+
     /// From now on lists the multipart uploads under way. Until then it does not know that request, as
     /// many servers do not.
     pub(crate) fn show_uploads(&self) {
@@ -326,6 +340,9 @@ impl State {
             }
             Some(Action::Reset) => Err(io::ErrorKind::ConnectionReset.into()),
             Some(Action::CutBody(bytes)) => Ok(cut(self.carry_out(request).await?, bytes)),
+            Some(Action::HoldBody(bytes)) => {
+                self.gate.hold(self.carry_out(request).await?, bytes).await
+            }
             Some(Action::ShortBody(bytes)) => {
                 shortened(self.carry_out(request).await?, bytes).await
             }
@@ -467,6 +484,10 @@ async fn the_s3_server_counts_and_fails_as_told() {
     }
     assert_eq!(get().await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
     assert_eq!(server.take_requests(), vec!["GET /pond/key?versionId"; expected.len() + 1]);
+    server.inject(Injection::new(Action::HoldBody(1)).times(1));
+    let release = server.until_held(1).map(|()| server.release());
+    assert!(tokio::join!(get(), release).0.unwrap().contains("403"));
+    server.take_requests();
     server.go_away().await;
     assert_eq!(get().await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
     server.come_back();
