@@ -47,3 +47,17 @@ async fn the_bucket_refuses_everything_for_a_while() {
     storm.outcomes().await;
     cluster.pull(&all, &blobs).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_bucket_stays_away_until_all_pulls_have_ended() {
+    let blobs = Blob::some();
+    let cluster = Cluster::of(5).await;
+    let all = cluster.all();
+    let storm = cluster.half_a_storm(&all, &blobs).await;
+    cluster.s3.go_away().await;
+    let outcomes = storm.outcomes().await;
+    assert!(outcomes.failed() >= 1, "parts that nobody has cannot be given");
+    cluster.s3.release();
+    cluster.s3.come_back();
+    cluster.pull(&all, &blobs).await;
+}

@@ -77,6 +77,11 @@ impl Network {
         });
     }
 
+    /// From now on each part that a node sends has a wrong bit in the byte at `place`, or in its last one.
+    pub(crate) fn damage(&self, node: Number, place: usize) {
+        self.0.faults.send_modify(|faults| _ = faults.damaging.insert(node, place));
+    }
+
     /// Everything gets through again as it is, also what was held up.
     pub(crate) fn heal(&self) {
         self.0.faults.send_replace(Faults::default());

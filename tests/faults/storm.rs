@@ -75,6 +75,11 @@ impl Outcomes {
             .collect();
         assert!(failed.is_empty(), "pulls through {nodes:?} have failed: {failed:#?}");
     }
+
+    /// How many have not ended well.
+    pub(crate) fn failed(&self) -> usize {
+        self.0.values().filter(|outcome| **outcome != Outcome::Right).count()
+    }
 }
 
 /// Pulls a blob.
