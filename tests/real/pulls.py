@@ -20,8 +20,8 @@ LAYERS = (16 * MIB, 5 * MIB, 3 * MIB, 30_000, 20_000, 300)
 # Blobs that one client asks for at once, as real ones do.
 AT_ONCE = 3
 READ_BYTES = 1 << 16
-# Whoever gets nothing for so long hangs: no client should have to find that out.
-SILENCE_SECONDS = 45
+# Whoever gets nothing for so long hangs: no client should have to find that out. The bucket may stop for a third of it.
+SILENCE_SECONDS = 30
 # A client that was refused or cut off waits so long before it tries again, and gives up after so many times.
 PAUSE_SECONDS = 0.5
 ATTEMPTS = 40
