@@ -169,7 +169,7 @@ impl Links {
         };
         let reading = match reach {
             Reach::AllNodes => Box::pin(readings.read(wanted)).await,
-            Reach::ThisNode => readings.read_here(wanted).await,
+            Reach::ThisNode => Box::pin(readings.read_here(wanted)).await,
         };
         reading.map_err(Error::Shared)
     }

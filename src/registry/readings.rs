@@ -67,6 +67,15 @@ struct Others {
     questions: NextFlight<Wanted, Reading>,
 }
 
+impl Others {
+    /// What is asked about a link, and in which words, if another node owns it.
+    fn owned_elsewhere(&self, question: &LinkQuestion) -> Option<(Item, Bytes)> {
+        let words = question.to_string();
+        let item = Item::question(&Digest::of(Algorithm::Sha256, words.as_bytes()));
+        (!self.colleagues.is_owner(item)).then(|| (item, words.into()))
+    }
+}
+
 impl Readings {
     pub(super) fn new(
         (storage, beliefs): (SharedStorage, Beliefs),
@@ -83,18 +92,26 @@ impl Readings {
 
     /// What a link says: read here, or by the node that owns it.
     pub(super) async fn read(&self, wanted: Wanted) -> Reading {
-        let Some(others) = &self.0.others else { return self.read_here(wanted).await };
-        let words = wanted.0.to_string();
-        let item = Item::question(&Digest::of(Algorithm::Sha256, words.as_bytes()));
-        if others.colleagues.is_owner(item) {
-            return self.read_here(wanted).await;
+        let others = self.0.others.as_ref();
+        match others.and_then(|others| Some((others, others.owned_elsewhere(&wanted.0)?))) {
+            // In a box of its own: each reading here would need as much memory.
+            Some((others, asked)) => Box::pin(self.read_by_owner(others, asked, wanted)).await,
+            None => self.read_here(wanted).await,
         }
+    }
+
+    async fn read_by_owner(
+        &self,
+        others: &Others,
+        (item, words): (Item, Bytes),
+        wanted: Wanted,
+    ) -> Reading {
         let (readings, question, asked) = (self.clone(), wanted.clone(), others.colleagues.clone());
         let asking = async move {
             if let Some(link) = readings.believed(&question) {
                 return Ok(Some(link));
             }
-            readings.read_there_or_here(&asked, (item, Bytes::from(words)), question).await
+            readings.read_there_or_here(&asked, (item, words), question).await
         };
         share(&others.questions, wanted, asking).await
     }
