@@ -28,6 +28,11 @@ BITS = {"kbit": 10**3, "mbit": 10**6, "gbit": 10**9}
 CLONE_NEWNET = 0x40000000
 CONGESTION_FILE = "/proc/sys/net/ipv4/tcp_congestion_control"
 MIDDLE, HALVES = "middle", ("left", "right")
+# How many addresses of neighbours the kernel keeps before it looks for old ones, throws them away sooner, and takes no
+# more, in all namespaces together. With 32 hosts that all speak with each other there are more than the usual 1024:
+# then packets are dropped, at whichever host comes too late.
+NEIGHBOURS_FOLDER = pathlib.Path("/proc/sys/net/ipv4/neigh/default")
+NEIGHBOURS_MOST = {"gc_thresh3": 1 << 16, "gc_thresh2": 1 << 15, "gc_thresh1": 1 << 15}
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -132,9 +137,11 @@ class Network:
             for number, rate in enumerate(extra_rates, len(rates) + 1)
         ]
         self.made = []
+        self.neighbours_before = {}
 
     def __enter__(self):
         try:
+            self.make_room_for_neighbours()
             self.make_switch()
             for host in (self.origin, *self.hosts, *self.extras):
                 self.make_host(host)
@@ -152,6 +159,17 @@ class Network:
             namespace = self.made.pop()
             end_all(namespace)
             subprocess.run(["ip", "netns", "del", namespace], capture_output=True, check=False)
+        # The least first: each may be no more than the next.
+        for name, value in sorted(self.neighbours_before.items()):
+            (NEIGHBOURS_FOLDER / name).write_text(value)
+        self.neighbours_before = {}
+
+    def make_room_for_neighbours(self):
+        for name, most in NEIGHBOURS_MOST.items():
+            before = (NEIGHBOURS_FOLDER / name).read_text()
+            if int(before) < most:
+                self.neighbours_before[name] = before
+                (NEIGHBOURS_FOLDER / name).write_text(str(most))
 
     def make_namespace(self, name):
         ip("netns", "add", name)

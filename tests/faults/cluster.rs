@@ -231,12 +231,12 @@ impl Cluster {
     /// Panics unless the bucket was asked at most so often for the parts of each blob since this was asked last. Its chunk
     /// table may be read once by each node, where it cannot be asked of another one.
     ///
-    /// On a machine with too much to do, a node that gets no processor for two seconds looks as if it was gone. So every
-    /// second part may have been read once more.
+    /// On a machine with too much to do, a node that gets no processor for two seconds looks as if it was gone. So half
+    /// of the parts may have been read once more.
     pub(crate) fn expect_reads(&self, blobs: &[Blob], most: impl Fn(&Blob) -> usize) {
         let tables_most = self.seats.len();
         for (blob, (parts, tables)) in blobs.iter().zip(self.take_reads(blobs)) {
-            let (most, length) = (most(blob) + blob.parts() / 2, blob.bytes.len());
+            let (most, length) = (most(blob) + blob.parts().div_ceil(2), blob.bytes.len());
             assert!(parts <= most, "{length}: {parts} requests for parts, and {most} would do");
             assert!(tables <= tables_most, "{length}: {tables} requests for the table");
         }

@@ -25,6 +25,8 @@ pub(super) struct Errand {
     pub(super) failures: u32,
     /// How often another node could not get it, or what came from one broke off or was wrong.
     pub(super) breaks: u32,
+    /// How often it was fetched anew because nothing came.
+    pub(super) refetches: u32,
     /// The rank of the owner that is asked.
     pub(super) rank: usize,
     /// When it was begun.
@@ -71,7 +73,8 @@ pub(super) struct Source {
     /// What was here when it was last looked at, and when that was.
     pub(super) marked: u64,
     pub(super) marked_at: Moment,
-    /// When it was last found that something had come.
+    /// How much was here when it was last found that something had come, and when that was.
+    pub(super) moved: u64,
     pub(super) moved_at: Moment,
 }
 
@@ -84,8 +87,17 @@ impl Source {
             since: now,
             marked: 0,
             marked_at: now,
+            moved: 0,
             moved_at: now,
         }
+    }
+
+    /// The same, when so much is here.
+    pub(super) fn looked_at(self, received: u64, now: Moment) -> Self {
+        if received == self.moved {
+            return self;
+        }
+        Self { moved: received, moved_at: now, ..self }
     }
 
     /// How much has come since it was last looked at, in bytes per second.
@@ -117,6 +129,7 @@ impl Errand {
             fruitless: 0,
             failures: 0,
             breaks: 0,
+            refetches: 0,
             rank: 0,
             since: Moment::ZERO,
             arrivals_before: 0,

@@ -29,6 +29,9 @@ const OVERTAKEN: u64 = 3;
 /// What is silent for so long is given up, if nobody else has more of it either.
 const SILENT: Duration = Duration::from_secs(4);
 
+/// So often the time is doubled after which what is fetched and does not come is fetched anew.
+const REFETCHES_DOUBLED: u32 = 3;
+
 /// How long an owner is passed over that was so slow.
 pub(super) const PASSED_OVER: Duration = Duration::from_secs(10);
 
@@ -94,10 +97,9 @@ impl Exchange {
         now: Moment,
     ) {
         let pause = self.check_pause();
-        let Some(from) = source.from else {
-            return self.check_at(item, now + pause);
-        };
         let here = received(item);
+        let source = source.looked_at(here, now);
+        let Some(from) = source.from else { return self.check_fetch(item, source, now) };
         let is_looked_at_later = now < source.since + pause;
         let (own, mean) = if is_looked_at_later {
             (here - source.marked.min(here), 0)
@@ -110,13 +112,27 @@ impl Exchange {
         if is_looked_at_later {
             self.check_at(item, source.since + pause);
         } else {
-            let moved_at = if own > 0 { now } else { source.moved_at };
-            errand.source = Some(Source { marked: here, marked_at: now, moved_at, ..source });
+            errand.source = Some(Source { marked: here, marked_at: now, ..source });
             self.look_elsewhere(item, from, (own, mean), now);
         }
         if begins_to_stall {
             self.stall(item, now);
         }
+    }
+
+    /// Looks at what is fetched. A connection that has lost what was to wake it up sleeps for long, and everything else
+    /// that this node owns would wait for it: it is asked for again by another one.
+    fn check_fetch(&mut self, item: Item, source: Source, now: Moment) {
+        let Some(errand) = self.errands.get_mut(&item) else { return };
+        errand.source = Some(source);
+        // The longer the less often: it may be the storage that is slow.
+        let patience = SILENT * (1 << errand.refetches.min(REFETCHES_DOUBLED));
+        let is_silent = now.saturating_sub(source.moved_at) >= patience;
+        if !is_silent || self.incoming.contains(&item) {
+            return self.check_at(item, now + self.check_pause());
+        }
+        errand.refetches += 1;
+        self.begin_fetch(item, now);
     }
 
     /// Looks for another source if the one there is gives little, compared with what else comes.

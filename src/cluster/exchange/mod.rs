@@ -383,6 +383,24 @@ mod tests {
     }
 
     #[test]
+    fn what_is_fetched_and_does_not_come_is_fetched_anew_less_and_less_often() {
+        let mut exchange = alone();
+        let item = Item::part(&Digest::of(Algorithm::Sha256, b"a blob"), 0);
+        exchange.want(item, Need::Now, Moment::ZERO);
+        let mut begun = Vec::new();
+        for second in 0..40 {
+            exchange.tick(Moment::from_secs(second), |_| u64::from(second >= 6));
+            while let Some(action) = exchange.next_action() {
+                if matches!(action, Action::Fetch { .. }) {
+                    begun.push(second);
+                }
+            }
+        }
+        assert!(matches!(begun[..], [0, 4..=6, 14..=18, 30..=36]), "{begun:?}");
+        assert_eq!(exchange.fetches().0, 1, "and each time the one before has ended");
+    }
+
+    #[test]
     fn what_is_wanted_again_is_not_taken_for_what_was_wanted_before() {
         let mut exchange = alone();
         let item = Item::part(&Digest::of(Algorithm::Sha256, b"a blob"), 0);

@@ -306,7 +306,7 @@ impl Exchange {
         }
     }
 
-    fn begin_fetch(&mut self, item: Item, now: Moment) {
+    pub(super) fn begin_fetch(&mut self, item: Item, now: Moment) {
         self.last_attempt += 1;
         let number = self.last_attempt;
         let source = Source::new(number, None, now);
@@ -323,7 +323,11 @@ impl Exchange {
     /// Takes an item from another source than before.
     fn take_from(&mut self, item: Item, source: Source, now: Moment) {
         let Some(errand) = self.errands.get_mut(&item) else { return };
-        let before = errand.source.replace(Source { marked: errand.received, ..source });
+        let before = errand.source.replace(Source {
+            marked: errand.received,
+            moved: errand.received,
+            ..source
+        });
         errand.quest = Quest::Idle;
         (errand.fruitless, errand.checks) = (0, 0);
         errand.is_behind = false;
