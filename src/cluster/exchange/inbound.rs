@@ -18,7 +18,7 @@ const LAG_BYTES: u64 = 256 << 10;
 impl Exchange {
     /// Answers a request of another node, now or soon. `stock` says what this node has.
     pub fn asked(&mut self, ask: AskId, incoming: Incoming, stock: Stock, now: Moment) {
-        self.speeds.hear(&incoming);
+        self.speeds.hear(&incoming, now);
         let asked = Asked { incoming, is_served: false };
         let item = asked.incoming.item;
         let reply = match asked.incoming.role {
@@ -43,7 +43,7 @@ impl Exchange {
     /// Answers a request for an item of which this node is still to learn how long it is: `None` if that has to be waited
     /// for. Whoever asks may be who this node itself has asked, so that each would wait for the other.
     pub fn asked_early(&mut self, incoming: &Incoming, now: Moment) -> Option<Reply> {
-        self.speeds.hear(incoming);
+        self.speeds.hear(incoming, now);
         if self.passes_on(incoming.item, incoming.hop) {
             self.counts.passed += 1;
             return Some(Reply::Pass);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    Action, Answer, Attempt, Errand, Exchange, Item, Moment, NodeId, Quest, RANKS, Timer,
+    Answer, Attempt, Breakers, Errand, Exchange, Item, Moment, NodeId, Quest, RANKS, Timer,
     errand::Source,
 };
 
@@ -28,6 +28,9 @@ const OVERTAKEN: u64 = 3;
 
 /// What is silent for so long is given up, if nobody else has more of it either.
 const SILENT: Duration = Duration::from_secs(4);
+
+/// The same of a node that does not answer questions either.
+const GONE: Duration = Duration::from_millis(200);
 
 /// So often the time is doubled after which what is fetched and does not come is fetched anew.
 const REFETCHES_DOUBLED: u32 = 3;
@@ -72,7 +75,7 @@ impl Exchange {
             }
             (Quest::Asking { number, .. }, _) => {
                 let attempt = Attempt { item, number };
-                self.actions.push_back(Action::Cancel { attempt });
+                self.cancel(item, Some(number));
                 self.answered(attempt, Answer::Dead, now);
             }
             (Quest::Idle, Some(source)) => self.check_source(item, source, received, now),
@@ -154,24 +157,12 @@ impl Exchange {
         }
         self.counts.slow += 1;
         errand.avoid(from);
-        if errand.source.is_some_and(|source| self.is_silent(source, now)) {
-            self.give_up_source(item);
+        if let Some(source) =
+            errand.source.take_if(|source| is_silent(*source, &self.breakers, now))
+        {
+            self.cancel(item, Some(source.number));
         }
         self.seek(item, now);
-    }
-
-    /// Whether whoever sends something may be gone: a node that loses its power, or is cut off, says nothing of it. It may
-    /// also be that nothing comes to it; it is then asked again in its turn.
-    fn is_silent(&self, source: Source, now: Moment) -> bool {
-        let is_gone = source.from.is_some_and(|from| !self.breakers.allows(from, now));
-        now.saturating_sub(source.moved_at) >= if is_gone { self.limits.check } else { SILENT }
-    }
-
-    fn give_up_source(&mut self, item: Item) {
-        let source = self.errands.get_mut(&item).and_then(|errand| errand.source.take());
-        if let Some(Source { number, .. }) = source {
-            self.actions.push_back(Action::Cancel { attempt: Attempt { item, number } });
-        }
     }
 
     /// How fast each should come at least, by what this node's line has carried. When there is little left, it may all be
@@ -189,4 +180,11 @@ impl Exchange {
         let (sum, count) = rates.fold((0, 0), |(sum, count), rate| (sum + rate, count + 1));
         sum / count.max(1)
     }
+}
+
+/// Whether whoever sends something may be gone: a node that loses its power, or is cut off, says nothing of it. It may
+/// also be that nothing comes to it; it is then asked again in its turn.
+fn is_silent(source: Source, breakers: &Breakers, now: Moment) -> bool {
+    let is_gone = source.from.is_some_and(|from| !breakers.allows(from, now));
+    now.saturating_sub(source.moved_at) >= if is_gone { GONE } else { SILENT }
 }

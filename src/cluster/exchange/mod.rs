@@ -173,6 +173,7 @@ impl Exchange {
                 Timer::Ask(ask) => self.waited_long_enough(ask),
                 Timer::Sweep => {
                     self.trackers.retain(|_, tracker| !tracker.expire(now));
+                    self.slow_owners.retain(|_, until| *until > now);
                     self.timers.push(Reverse((now + SWEEP, Timer::Sweep)));
                 }
             }

@@ -121,9 +121,7 @@ impl Exchange {
     pub fn arrived(&mut self, item: Item, now: Moment) {
         self.incoming.remove(&item);
         let Some(errand) = self.errands.remove(&item) else { return };
-        if let Quest::Asking { number, .. } = errand.quest {
-            self.actions.push_back(Action::Cancel { attempt: Attempt { item, number } });
-        }
+        self.cancel(item, errand.question());
         if let Some(source) = errand.source
             && source.takes_turn
         {
@@ -224,8 +222,15 @@ impl Exchange {
             Some((rank, owner)) => return self.ask_deputy(item, (*owner, rank), now),
             None => {}
         }
-        self.counts.direct += 1;
-        self.fetch(item, now);
+        // All that are cut off from its owners agree on one of them, who fetches it for the others.
+        let is_reached = |node| node == self.me.id || self.breakers.allows(node, now);
+        match self.view.first(item, is_reached) {
+            Some(node) if node.id != self.me.id => self.ask(item, node, Role::Deputy, now),
+            Some(_) | None => {
+                self.counts.direct += 1;
+                self.fetch(item, now);
+            }
+        }
     }
 
     /// Whether a node is passed over because it is slow: it says so, or has been.
@@ -286,11 +291,11 @@ impl Exchange {
             return;
         }
         // Else it might be answered with bytes, which come from a node that waits for this one.
-        if let Quest::Asking { number, .. } = errand.quest {
-            self.actions.push_back(Action::Cancel { attempt: Attempt { item, number } });
-        }
+        let question = errand.question();
         errand.quest = Quest::FetchTurn;
-        if errand.need == Some(Need::Open) || self.incoming.contains(&item) {
+        let takes_no_turn = errand.need == Some(Need::Open) || self.incoming.contains(&item);
+        self.cancel(item, question);
+        if takes_no_turn {
             return self.begin_fetch(item, now);
         }
         self.fetches.wait(item);
@@ -331,13 +336,10 @@ impl Exchange {
         errand.quest = Quest::Idle;
         (errand.fruitless, errand.checks) = (0, 0);
         errand.is_behind = false;
-        if let Some(before) = before {
-            let attempt = Attempt { item, number: before.number };
-            self.actions.push_back(Action::Cancel { attempt });
-            if before.takes_turn {
-                self.fetches.gave_up();
-                self.begin_fetches(now);
-            }
+        self.cancel(item, before.map(|before| before.number));
+        if before.is_some_and(|before| before.takes_turn) {
+            self.fetches.gave_up();
+            self.begin_fetches(now);
         }
         // Soon, because what does not come yet keeps a place from what might.
         self.check_at(item, now + self.limits.check);
@@ -384,19 +386,20 @@ impl Exchange {
         self.check_at(item, now + pause);
     }
 
+    /// Stops an attempt, if there is one.
+    pub(super) fn cancel(&mut self, item: Item, number: Option<u64>) {
+        let attempt = number.map(|number| Attempt { item, number });
+        self.actions.extend(attempt.map(|attempt| Action::Cancel { attempt }));
+    }
+
     /// Gives an item up.
     pub(super) fn lose(&mut self, item: Item, why: Lost, now: Moment) {
         self.incoming.remove(&item);
         let Some(errand) = self.errands.remove(&item) else { return };
-        if let Quest::Asking { number, .. } = errand.quest {
-            self.actions.push_back(Action::Cancel { attempt: Attempt { item, number } });
-        }
-        if let Some(source) = errand.source {
-            let attempt = Attempt { item, number: source.number };
-            self.actions.push_back(Action::Cancel { attempt });
-            if source.takes_turn {
-                self.fetches.gave_up();
-            }
+        self.cancel(item, errand.question());
+        self.cancel(item, errand.source.map(|source| source.number));
+        if errand.source.is_some_and(|source| source.takes_turn) {
+            self.fetches.gave_up();
         }
         self.actions.push_back(Action::Lose { item, why });
         self.refuse_waiting(item, why);

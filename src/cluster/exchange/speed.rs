@@ -15,6 +15,10 @@ const MEASURED_FIRST: u32 = 2;
 /// is forgotten slowly, one in so many of it each time.
 const FORGOTTEN_SHARE: u64 = 32;
 
+/// How long it is believed what a node has told of itself, and what this one has measured. A line may become better, and who
+/// reads nothing has no way to show it.
+const BELIEVED: Duration = Duration::from_secs(60);
+
 /// Who is so many times slower than others is slow.
 const SLOW: u64 = 4;
 
@@ -34,6 +38,8 @@ pub(super) struct Speeds {
 struct Told {
     load: u32,
     rate: u64,
+    /// When.
+    at: Moment,
 }
 
 /// What has come to this node.
@@ -41,8 +47,9 @@ struct Told {
 struct Own {
     /// The most that came in a second.
     rate: u64,
-    /// How often that was measured while much was wanted.
+    /// How often that was measured while much was wanted, and when for the last time.
     times: u32,
+    at: Moment,
     /// Whether much is wanted since then.
     wants_much: bool,
     /// Since when it is counted, and what had come before.
@@ -51,9 +58,9 @@ struct Own {
 
 impl Speeds {
     /// Takes in what a node tells.
-    pub(super) fn hear(&mut self, incoming: &Incoming) {
+    pub(super) fn hear(&mut self, incoming: &Incoming, now: Moment) {
         let told = self.others.entry(incoming.from.id).or_default();
-        told.load = incoming.load;
+        (told.load, told.at) = (incoming.load, now);
         // Who has all it wanted is as fast as before.
         if incoming.rate > 0 {
             told.rate = incoming.rate;
@@ -84,7 +91,7 @@ impl Speeds {
         let rate = (bytes.saturating_sub(before) as f64 / passed.as_secs_f64()) as u64;
         let own = &mut self.own;
         if own.wants_much {
-            own.times += 1;
+            (own.times, own.at) = (own.times + 1, now);
             own.rate -= own.rate / FORGOTTEN_SHARE;
         }
         own.rate = own.rate.max(rate);
@@ -110,6 +117,11 @@ impl Speeds {
     pub(super) fn compare(&mut self, now: Moment) -> bool {
         if now >= self.compared + MEASURED {
             self.compared = now;
+            let is_old = |at: Moment| now.saturating_sub(at) >= BELIEVED;
+            self.others.retain(|_, told| !is_old(told.at));
+            if is_old(self.own.at) {
+                (self.own.times, self.own.rate) = (0, 0);
+            }
             let others = self.others.values().map(|told| told.rate);
             let known = others.chain([self.own()]).filter(|rate| *rate > 0);
             let mut rates: Vec<u64> = known.collect();
@@ -197,11 +209,22 @@ mod tests {
     fn who_is_slow_is_told_by_what_most_tell() {
         let mut speeds = after(&[1000, 1000]);
         assert!(!speeds.compare(2 * SECOND), "nobody has told anything");
-        speeds.hear(&ask(1, 0));
-        (2..8).for_each(|id| speeds.hear(&ask(id, 10_000)));
-        speeds.hear(&ask(8, 1000));
+        let now = 2 * SECOND;
+        speeds.hear(&ask(1, 0), now);
+        (2..8).for_each(|id| speeds.hear(&ask(id, 10_000), now));
+        speeds.hear(&ask(8, 1000), now);
         assert!(speeds.compare(3 * SECOND));
         let slow = (1..9).filter(|id| speeds.is_slow(NodeId::new(*id)));
         assert_eq!(slow.collect::<Vec<u128>>(), [8], "who says nothing is not slow");
+    }
+
+    #[test]
+    fn nobody_is_slow_for_longer_than_it_is_believed() {
+        let mut speeds = after(&[1000, 1000]);
+        (2..8).for_each(|id| speeds.hear(&ask(id, 10_000), 2 * SECOND));
+        speeds.hear(&ask(8, 1000), 2 * SECOND);
+        assert!(speeds.compare(3 * SECOND) && speeds.is_slow(NodeId::new(8)));
+        assert!(!speeds.compare(3 * SECOND + BELIEVED) && !speeds.is_slow(NodeId::new(8)));
+        assert_eq!((speeds.own(), speeds.others.len()), (0, 0));
     }
 }

@@ -135,7 +135,7 @@ impl Chunked {
             return None;
         }
         let mut state = swarm.state();
-        let early = state.exchange.asked_early(&incoming(ask.clone()), swarm.now());
+        let early = state.exchange.asked_early(&incoming(ask), swarm.now());
         self.act(swarm, &mut state);
         early.map(|_passed_on| Answer::Pass)
     }
@@ -233,7 +233,7 @@ impl Chunked {
         state.asks.insert(id, reply);
         let wanted = state.wanted.get(&item);
         let received = wanted.map_or(0, |wanted| self.received_of(wanted));
-        let incoming = incoming(ask);
+        let incoming = incoming(&ask);
         let now = swarm.now();
         state.exchange.progressed(item, received);
         if stock == Stock::Nothing && self.arrivals.get(&digest).is_some() {
@@ -278,7 +278,7 @@ impl Chunked {
 }
 
 /// A question, as the exchange knows it.
-fn incoming(ask: Ask) -> Incoming {
+fn incoming(ask: &Ask) -> Incoming {
     Incoming {
         item: ask.part.item(),
         from: ask.from,
@@ -287,7 +287,7 @@ fn incoming(ask: Ask) -> Incoming {
         hop: ask.hop,
         load: ask.load,
         rate: ask.rate,
-        avoid: ask.avoid,
+        avoid: ask.avoid.clone(),
         is_served: ask.is_served,
     }
 }
